@@ -1,0 +1,8 @@
+//! Bytes in, bytes out: the AEAD, key derivation and key wrapping. Nothing here knows what a
+//! file or a master key is.
+
+pub mod aead;
+pub mod kdf;
+pub mod wrap;
+
+pub use aead::{NONCE_LEN, Nonce, OpenError, TAG_LEN, Tag};

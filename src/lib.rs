@@ -1,0 +1,20 @@
+//! kmsfs: a directory of ciphertext, mounted as a normal directory. Every file has its own data
+//! key, wrapped by a master key in a local key service modelled on AWS KMS.
+//!
+//! The modules form floors; each imports only from floors below its own (`tests/layering.rs`
+//! enforces it):
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 7 | `cli` |
+//! | 6 | `mount`, `server`, `tools` |
+//! | 5 | `fs` |
+//! | 4 | `chunk`, `names`, `provider` |
+//! | 3 | `format`, `kms` |
+//! | 2 | `crypto` |
+//! | 1 | `secret`, `codec`, `sys`, `clock`, `sync` |
+#![deny(unsafe_code)]
+
+pub mod codec;
+pub mod crypto;
+pub mod secret;
