@@ -1,0 +1,126 @@
+//! The key schedule, on one page.
+//!
+//! ```text
+//! data key ── HKDF-SHA256, salt = file id, info = label ‖ volume id
+//!   ├─ "kmsfs v1 content"     chunks
+//!   ├─ "kmsfs v1 header"      slots and map pages
+//!   ├─ "kmsfs v1 xattr"       values of extended attributes
+//!   └─ "kmsfs v1 commitment"  stored in the header, checked before any other use
+//!
+//! volume key ── HKDF-SHA256, salt = volume id, info = label
+//!   ├─ "kmsfs v1 volume header", "kmsfs v1 volume commitment"
+//!   ├─ "kmsfs v1 directory record"   kmsfs.dir
+//!   ├─ "kmsfs v1 names" ‖ directory id   one key per directory
+//!   ├─ "kmsfs v1 symlinks"           targets of symbolic links
+//!   ├─ "kmsfs v1 xattr names"        names of extended attributes, on any file
+//!   └─ "kmsfs v1 directory xattr"    values of extended attributes of what is no regular file
+//! ```
+//!
+//! AES-GCM-SIV does not commit to its key: a ciphertext can be made that opens under two keys.
+//! The commitment is what binds a header to one data key.
+
+use subtle::ConstantTimeEq;
+
+use super::slot::COMMITMENT_LEN;
+use super::{FormatError, Id};
+use crate::crypto::kdf::Kdf;
+use crate::secret::Key;
+
+/// What is derived from a file's data key.
+#[derive(Debug)]
+pub struct FileKeys {
+    /// Seals chunks.
+    pub content: Key,
+    /// Seals slots and map pages.
+    pub header: Key,
+    /// Seals values of extended attributes.
+    pub xattr: Key,
+    /// Binds the header to the data key.
+    pub commitment: [u8; COMMITMENT_LEN],
+}
+
+impl FileKeys {
+    /// Derives a file's keys.
+    pub fn derive(data_key: &Key, volume: Id, file: Id) -> Self {
+        let kdf = Kdf::new(data_key, &file.0);
+        let key = |label: &[u8]| kdf.key(&[label, &volume.0]);
+        Self {
+            content: key(b"kmsfs v1 content"),
+            header: key(b"kmsfs v1 header"),
+            xattr: key(b"kmsfs v1 xattr"),
+            commitment: kdf.commitment(&[b"kmsfs v1 commitment", &volume.0]),
+        }
+    }
+
+    /// Derives a file's keys and checks them against the header's commitment.
+    ///
+    /// # Errors
+    /// [`FormatError::Forged`].
+    pub fn derive_checked(
+        data_key: &Key,
+        volume: Id,
+        file: Id,
+        commitment: &[u8; COMMITMENT_LEN],
+    ) -> Result<Self, FormatError> {
+        let keys = Self::derive(data_key, volume, file);
+        check(&keys.commitment, commitment)?;
+        Ok(keys)
+    }
+}
+
+/// What is derived from the volume key.
+#[derive(Debug)]
+pub struct VolumeKeys {
+    /// Seals the volume's slots.
+    pub header: Key,
+    /// Seals directory records.
+    pub directory: Key,
+    /// Seals symbolic links' targets.
+    pub symlinks: Key,
+    /// Seals names of extended attributes.
+    pub xattr_names: Key,
+    /// Seals values of extended attributes of what is no regular file.
+    pub directory_xattr: Key,
+    /// Binds the volume's page to the volume key.
+    pub commitment: [u8; COMMITMENT_LEN],
+    names: Kdf,
+}
+
+impl VolumeKeys {
+    /// Derives a volume's keys.
+    pub fn derive(volume_key: &Key, volume: Id) -> Self {
+        let kdf = Kdf::new(volume_key, &volume.0);
+        Self {
+            header: kdf.key(&[b"kmsfs v1 volume header"]),
+            directory: kdf.key(&[b"kmsfs v1 directory record"]),
+            symlinks: kdf.key(&[b"kmsfs v1 symlinks"]),
+            xattr_names: kdf.key(&[b"kmsfs v1 xattr names"]),
+            directory_xattr: kdf.key(&[b"kmsfs v1 directory xattr"]),
+            commitment: kdf.commitment(&[b"kmsfs v1 volume commitment"]),
+            names: kdf,
+        }
+    }
+
+    /// Derives a volume's keys and checks them against its page's commitment.
+    ///
+    /// # Errors
+    /// [`FormatError::Forged`].
+    pub fn derive_checked(
+        volume_key: &Key,
+        volume: Id,
+        commitment: &[u8; COMMITMENT_LEN],
+    ) -> Result<Self, FormatError> {
+        let keys = Self::derive(volume_key, volume);
+        check(&keys.commitment, commitment)?;
+        Ok(keys)
+    }
+
+    /// The key for the names in one directory.
+    pub fn names(&self, directory: Id) -> Key {
+        self.names.key(&[b"kmsfs v1 names", &directory.0])
+    }
+}
+
+fn check(ours: &[u8; COMMITMENT_LEN], theirs: &[u8; COMMITMENT_LEN]) -> Result<(), FormatError> {
+    if ours.ct_eq(theirs).into() { Ok(()) } else { Err(FormatError::Forged) }
+}

@@ -1,0 +1,186 @@
+//! The sealed state of each kind of object: what its slots protect.
+
+use super::FormatError;
+use super::floors::{RootTable, TABLE_LEN};
+use crate::codec::{Reader, Writer};
+
+/// Bytes of a sealed state before sealing.
+pub const STATE_LEN: usize = 736;
+/// Longest key reference in a volume's or directory's state, in bytes.
+pub const MAX_KEY_REFERENCE_LEN: usize = 256;
+
+const UNSETTLED: u32 = 1;
+const CLEAN: u32 = 1;
+
+/// What a file's header promises about its chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileState {
+    /// Plaintext size in bytes; of an unsettled file, that of its last settling.
+    pub size: u64,
+    /// The smallest size in bytes that an unsettled file may have; a shorter one was cut.
+    /// Chunks behind it have no floor.
+    pub min_size: u64,
+    /// Chunks may have been written since the state was sealed.
+    pub unsettled: bool,
+    /// Newest epoch in the file, or being written.
+    pub epoch: u32,
+    /// Floors of the first chunks and of the topmost map pages.
+    pub floors: RootTable,
+}
+
+impl FileState {
+    /// The state of a file that is being created in `epoch`.
+    pub fn new(epoch: u32) -> Self {
+        Self { size: 0, min_size: 0, unsettled: true, epoch, floors: [0; TABLE_LEN] }
+    }
+
+    /// The state's bytes, for sealing.
+    pub fn encode(&self) -> [u8; STATE_LEN] {
+        let mut out = [0; STATE_LEN];
+        let flags = if self.unsettled { UNSETTLED } else { 0 };
+        let mut w = Writer::new(&mut out);
+        w.u64(self.size).u64(self.min_size).u32(flags).u32(self.epoch);
+        for floor in self.floors {
+            w.u32(floor);
+        }
+        out
+    }
+
+    /// Reads a state that was authenticated.
+    ///
+    /// # Errors
+    /// [`FormatError::Impossible`] for flags of a newer program.
+    pub fn parse(bytes: &[u8; STATE_LEN]) -> Result<Self, FormatError> {
+        let mut r = Reader::new(bytes);
+        let (size, min_size, flags, epoch) = (r.u64()?, r.u64()?, r.u32()?, r.u32()?);
+        if flags & !UNSETTLED != 0 {
+            return Err(FormatError::Impossible);
+        }
+        let mut floors = [0; TABLE_LEN];
+        for floor in &mut floors {
+            *floor = r.u32()?;
+        }
+        Ok(Self { size, min_size, unsettled: flags & UNSETTLED != 0, epoch, floors })
+    }
+}
+
+/// What the volume's page protects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VolumeState {
+    /// No file has an epoch at or above this. Raised durably before epochs are used, so that a
+    /// session after a crash never repeats one.
+    pub epochs_reserved: u32,
+    /// The last read-write mount ended properly and nothing is left to recover.
+    pub clean: bool,
+    /// Unix time in seconds at which the first mount began that did not end properly.
+    pub unclean_since: i64,
+    /// ARN of the master key for new files where no directory says otherwise.
+    pub default_key: String,
+}
+
+impl VolumeState {
+    /// The state's bytes, for sealing.
+    ///
+    /// # Errors
+    /// [`FormatError::Impossible`] if the key reference is too long.
+    pub fn encode(&self) -> Result<[u8; STATE_LEN], FormatError> {
+        let mut out = [0; STATE_LEN];
+        let mut w = Writer::new(&mut out);
+        w.u32(self.epochs_reserved).u32(if self.clean { CLEAN } else { 0 });
+        w.u64(self.unclean_since.cast_unsigned());
+        write_reference(&mut w, &self.default_key)?;
+        Ok(out)
+    }
+
+    /// Reads a state that was authenticated.
+    ///
+    /// # Errors
+    /// [`FormatError::Impossible`].
+    pub fn parse(bytes: &[u8; STATE_LEN]) -> Result<Self, FormatError> {
+        let mut r = Reader::new(bytes);
+        let (epochs_reserved, flags, since) = (r.u32()?, r.u32()?, r.u64()?);
+        if flags & !CLEAN != 0 {
+            return Err(FormatError::Impossible);
+        }
+        Ok(Self {
+            epochs_reserved,
+            clean: flags & CLEAN != 0,
+            unclean_since: since.cast_signed(),
+            default_key: read_reference(&mut r)?,
+        })
+    }
+}
+
+/// What a directory's record protects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DirectoryState {
+    /// ARN of the master key for new files here; empty for the volume's default.
+    pub assigned_key: String,
+}
+
+impl DirectoryState {
+    /// The state's bytes, for sealing.
+    ///
+    /// # Errors
+    /// [`FormatError::Impossible`] if the key reference is too long.
+    pub fn encode(&self) -> Result<[u8; STATE_LEN], FormatError> {
+        let mut out = [0; STATE_LEN];
+        write_reference(&mut Writer::new(&mut out), &self.assigned_key)?;
+        Ok(out)
+    }
+
+    /// Reads a state that was authenticated.
+    ///
+    /// # Errors
+    /// [`FormatError::Impossible`].
+    pub fn parse(bytes: &[u8; STATE_LEN]) -> Result<Self, FormatError> {
+        Ok(Self { assigned_key: read_reference(&mut Reader::new(bytes))? })
+    }
+}
+
+fn write_reference(w: &mut Writer<'_>, reference: &str) -> Result<(), FormatError> {
+    if reference.len() > MAX_KEY_REFERENCE_LEN {
+        return Err(FormatError::Impossible);
+    }
+    let len = u16::try_from(reference.len()).map_err(|_| FormatError::Impossible)?;
+    w.u16(len).bytes(reference.as_bytes());
+    Ok(())
+}
+
+fn read_reference(r: &mut Reader<'_>) -> Result<String, FormatError> {
+    let bytes = r.string16()?;
+    if bytes.len() > MAX_KEY_REFERENCE_LEN {
+        return Err(FormatError::Impossible);
+    }
+    String::from_utf8(bytes.to_vec()).map_err(|_| FormatError::Impossible)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_survive_the_round_trip() {
+        let mut file = FileState::new(9);
+        file.size = 1 << 40;
+        file.min_size = 77;
+        file.floors[TABLE_LEN - 1] = u32::MAX;
+        assert_eq!(FileState::parse(&file.encode()), Ok(file));
+        let volume = VolumeState {
+            epochs_reserved: 512,
+            clean: true,
+            unclean_since: -5,
+            default_key: "arn:aws:kms:local:000000000000:key/x".into(),
+        };
+        assert_eq!(VolumeState::parse(&volume.encode().unwrap()), Ok(volume));
+        let directory = DirectoryState { assigned_key: "k".repeat(MAX_KEY_REFERENCE_LEN) };
+        assert_eq!(DirectoryState::parse(&directory.encode().unwrap()), Ok(directory));
+    }
+
+    #[test]
+    fn flags_of_a_newer_program_are_refused() {
+        let mut bytes = FileState::new(1).encode();
+        bytes[16] |= 2;
+        assert_eq!(FileState::parse(&bytes), Err(FormatError::Impossible));
+    }
+}
