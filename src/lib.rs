@@ -15,7 +15,9 @@
 //! | 1 | `secret`, `codec`, `sys`, `clock`, `sync` |
 #![deny(unsafe_code)]
 
+pub mod chunk;
 pub mod codec;
 pub mod crypto;
 pub mod format;
 pub mod secret;
+pub mod sync;

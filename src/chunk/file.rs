@@ -1,0 +1,319 @@
+//! Opening and creating sealed files, and what is kept of an open one.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use subtle::ConstantTimeEq;
+
+use super::map::MapCache;
+use super::{Backing, ChunkError};
+use crate::crypto::aead::{self, Aead};
+use crate::format::head::{Head, Kind};
+use crate::format::layout::Layout;
+use crate::format::page::Page;
+use crate::format::schedule::FileKeys;
+use crate::format::slot::{COMMITMENT_LEN, Wrapped};
+use crate::format::state::FileState;
+use crate::format::{FormatError, PAGE_LEN};
+use crate::secret::Key;
+use crate::sync::{RangeLock, RangeSet};
+
+/// An open file of sealed chunks. Safe to use from many threads at once.
+pub struct SealedFile<B> {
+    pub(super) backing: B,
+    pub(super) head: Head,
+    pub(super) layout: Layout,
+    pub(super) aead: &'static dyn Aead,
+    /// Size, header and session. Data I/O shares it; what changes the size or the header has it
+    /// alone. Taken before any range.
+    pub(super) shape: RwLock<Shape>,
+    /// Chunks being read (shared) or written (exclusive), by number.
+    pub(super) ranges: RangeLock,
+    /// Chunks written since the last settling. Taken last.
+    pub(super) written: Mutex<RangeSet>,
+    /// Map pages read so far. Taken last.
+    pub(super) maps: MapCache,
+    /// Counts writes and changes of shape, so that settling can tell that none came in between.
+    pub(super) changes: AtomicU64,
+}
+
+/// What has to stay the same while data is read or written.
+pub(super) struct Shape {
+    /// Plaintext size in bytes, now.
+    pub(super) size: u64,
+    /// Whether the last chunk is known to hold only zeros behind `size`.
+    pub(super) tail_is_zero: bool,
+    /// The header's sealed state as last written.
+    pub(super) state: FileState,
+    /// Newest epoch that a chunk may have.
+    pub(super) ceiling: u32,
+    /// The header on disk carries the mark of the running session, whose epoch is
+    /// `state.epoch`.
+    pub(super) in_session: bool,
+    /// The file was unsettled when it was opened: which chunks were written is not known.
+    pub(super) interrupted: bool,
+    pub(super) sequence: u64,
+    pub(super) wrapped: Wrapped,
+    pub(super) commitment: [u8; COMMITMENT_LEN],
+}
+
+/// How much a file's own evidence is worth when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Integrity {
+    /// The volume was unmounted properly: any disagreement is damage.
+    Strict,
+    /// The volume is being recovered after a crash: writes whose mark in the header was lost are
+    /// no attack. Growth that was never durable is absent.
+    Recovering,
+}
+
+/// An opened file and its keys.
+pub struct Opened<B> {
+    /// The file.
+    pub file: SealedFile<B>,
+    /// Its keys, for the operations on it.
+    pub keys: FileKeys,
+}
+
+impl<B: std::fmt::Debug> std::fmt::Debug for SealedFile<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SealedFile").field("file", &self.head.object).finish_non_exhaustive()
+    }
+}
+
+/// Gets a data key out of its wrapping. `E` says why that failed.
+pub trait Unwrap<E>: FnOnce(&Head, &Wrapped) -> Result<std::sync::Arc<Key>, E> {}
+impl<E, F: FnOnce(&Head, &Wrapped) -> Result<std::sync::Arc<Key>, E>> Unwrap<E> for F {}
+
+impl<B: Backing> SealedFile<B> {
+    /// Begins a new file in an empty backing file, unsettled and in `epoch`.
+    ///
+    /// # Errors
+    /// When the header cannot be written.
+    pub fn create(
+        backing: B,
+        head: Head,
+        data_key: &Key,
+        wrapped: Wrapped,
+        epoch: u32,
+    ) -> Result<Opened<B>, ChunkError> {
+        let keys = FileKeys::derive(data_key, head.volume, head.object);
+        let shape = Shape {
+            size: 0,
+            tail_is_zero: true,
+            state: FileState::new(epoch),
+            ceiling: epoch,
+            in_session: true,
+            interrupted: false,
+            sequence: 0,
+            wrapped,
+            commitment: keys.commitment,
+        };
+        let file = Self::assemble(backing, head, shape);
+        file.write_header(&mut file.shape.write(), &keys)?;
+        Ok(Opened { file, keys })
+    }
+
+    /// Opens a file. `unwrap` is called once, with the newest undamaged slot's wrapped key.
+    ///
+    /// # Errors
+    /// What `unwrap` returns, [`ChunkError::Io`], and [`ChunkError::Header`] with any
+    /// [`FormatError`]; [`FormatError::Blank`] means that the header was never durable.
+    pub fn open<E: From<ChunkError>>(
+        backing: B,
+        integrity: Integrity,
+        unwrap: impl Unwrap<E>,
+    ) -> Result<Opened<B>, E> {
+        let page = read_page(&backing)?;
+        let page = Page::parse(&page, Kind::File).map_err(ChunkError::Header)?;
+        let Some(slot) = page.slots().first() else {
+            return Err(ChunkError::Header(FormatError::NoValidSlot).into());
+        };
+        let data_key = unwrap(&page.head, &slot.wrapped)?;
+        let (keys, shape) = check(&page, &data_key, &backing, integrity)?;
+        let file = Self::assemble(backing, page.head, shape);
+        Ok(Opened { file, keys })
+    }
+
+    /// What the file is.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The backing file.
+    pub fn backing(&self) -> &B {
+        &self.backing
+    }
+
+    /// Plaintext size in bytes.
+    pub fn size(&self) -> u64 {
+        self.shape.read().size
+    }
+
+    /// The wrapped data key as the header has it.
+    pub fn wrapped(&self) -> Wrapped {
+        self.shape.read().wrapped.clone()
+    }
+
+    /// Whether the header vouches for every chunk as it is now.
+    pub fn is_settled(&self) -> bool {
+        !self.shape.read().state.unsettled
+    }
+
+    /// The file's keys, derived anew from its data key after they were taken away.
+    ///
+    /// # Errors
+    /// [`FormatError::Forged`] if it is another data key.
+    pub fn derive_keys(&self, data_key: &Key) -> Result<FileKeys, FormatError> {
+        let commitment = self.shape.read().commitment;
+        FileKeys::derive_checked(data_key, self.head.volume, self.head.object, &commitment)
+    }
+
+    /// Makes everything written so far durable with one flush of the backing file.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn sync(&self, data_only: bool) -> Result<(), ChunkError> {
+        Ok(self.backing.sync(data_only)?)
+    }
+
+    /// Seals and writes the header page as `shape` has it. Not durable before a flush.
+    pub(super) fn write_header(&self, shape: &mut Shape, keys: &FileKeys) -> Result<(), ChunkError> {
+        let sequence = shape.sequence + 1;
+        let page = Page::build(
+            &self.head,
+            sequence,
+            &shape.wrapped,
+            &shape.commitment,
+            &shape.state.encode(),
+            &keys.header,
+        )?;
+        self.backing.write_at(&page, 0)?;
+        shape.sequence = sequence;
+        Ok(())
+    }
+
+    /// Marks the file unsettled, in a new epoch, before its first change in a session. The caller
+    /// has the shape alone.
+    pub(super) fn join_session<E: From<ChunkError>>(
+        &self,
+        shape: &mut Shape,
+        keys: &FileKeys,
+        next_epoch: impl FnOnce(u32) -> Result<u32, E>,
+    ) -> Result<(), E> {
+        if shape.in_session {
+            return Ok(());
+        }
+        let before = (shape.state.clone(), shape.ceiling);
+        if !shape.state.unsettled {
+            shape.state.min_size = shape.state.size;
+            shape.state.unsettled = true;
+        }
+        shape.state.epoch = next_epoch(shape.state.epoch)?;
+        shape.ceiling = shape.ceiling.max(shape.state.epoch);
+        if let Err(error) = self.write_header(shape, keys) {
+            (shape.state, shape.ceiling) = before;
+            return Err(error.into());
+        }
+        shape.in_session = true;
+        Ok(())
+    }
+
+    /// Notes that chunks are about to change. Call with the shape held.
+    pub(super) fn note_written(&self, chunks: Range<u64>) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.written.lock().insert(chunks);
+    }
+
+    fn assemble(backing: B, head: Head, shape: Shape) -> Self {
+        Self {
+            backing,
+            layout: head.layout(),
+            head,
+            aead: aead::best(),
+            shape: RwLock::new(shape),
+            ranges: RangeLock::default(),
+            written: Mutex::default(),
+            maps: MapCache::default(),
+            changes: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Shape {
+    /// Number of chunks that the header's floors speak of. Behind it a chunk may be missing.
+    pub(super) fn promised_chunks(&self, layout: Layout) -> u64 {
+        layout.chunks(if self.state.unsettled { self.state.min_size } else { self.state.size })
+    }
+}
+
+fn read_page<B: Backing>(backing: &B) -> Result<[u8; PAGE_LEN], ChunkError> {
+    let mut page = [0; PAGE_LEN];
+    backing.read_at(&mut page, 0)?;
+    Ok(page)
+}
+
+/// Authenticates a page and holds it against the backing file's length.
+fn check<B: Backing>(
+    page: &Page,
+    data_key: &Key,
+    backing: &B,
+    integrity: Integrity,
+) -> Result<(FileKeys, Shape), ChunkError> {
+    let head = &page.head;
+    let keys = FileKeys::derive(data_key, head.volume, head.object);
+    let mut refused = FormatError::NoValidSlot;
+    let opened = page.slots().iter().find_map(|slot| {
+        let state = if bool::from(slot.commitment.ct_eq(&keys.commitment)) {
+            page.open(slot, &keys.header).and_then(|state| FileState::parse(&state))
+        } else {
+            Err(FormatError::Forged)
+        };
+        state.map_err(|error| refused = error).ok().map(|state| (slot, state))
+    });
+    let (slot, state) = opened.ok_or(refused)?;
+    let size = actual_size(&state, head.layout(), backing, integrity)?;
+    let recovering = integrity == Integrity::Recovering;
+    let shape = Shape {
+        size,
+        tail_is_zero: size % head.layout().payload() == 0,
+        ceiling: if recovering { u32::MAX } else { state.epoch },
+        in_session: false,
+        interrupted: recovering || state.unsettled,
+        sequence: slot.sequence,
+        wrapped: slot.wrapped.clone(),
+        commitment: slot.commitment,
+        state,
+    };
+    Ok((keys, shape))
+}
+
+fn actual_size<B: Backing>(
+    state: &FileState,
+    layout: Layout,
+    backing: &B,
+    integrity: Integrity,
+) -> Result<u64, ChunkError> {
+    let physical = backing.len()?;
+    if state.unsettled {
+        let size = layout.logical_size(physical).ok_or(FormatError::WrongSize)?;
+        return if size >= state.min_size { Ok(size) } else { Err(FormatError::WrongSize.into()) };
+    }
+    let expected = layout.physical_size(state.size);
+    if physical > expected && integrity == Integrity::Recovering {
+        // Growth under a mark that was never durable. On a read-only volume it stays where it
+        // is, behind the end.
+        match backing.set_len(expected) {
+            Err(e) if !is_read_only(&e) => return Err(e.into()),
+            _ => {}
+        }
+    } else if physical != expected {
+        return Err(FormatError::WrongSize.into());
+    }
+    Ok(state.size)
+}
+
+fn is_read_only(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EROFS | libc::EBADF | libc::EINVAL))
+}

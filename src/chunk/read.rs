@@ -1,0 +1,223 @@
+//! Reading: one pread per run of units, then straight into the caller's buffer.
+
+use std::ops::Range;
+
+use arrayvec::ArrayVec;
+
+use super::buffer::{with_ciphertext, with_plaintext};
+use super::file::{SealedFile, Shape};
+use super::map::Floors;
+use super::{Backing, ChunkError};
+use crate::crypto::aead::{Aead, Open};
+use crate::format::FormatError;
+use crate::format::floors::{ENTRIES, INLINE};
+use crate::format::layout::UNIT_HEAD_LEN;
+use crate::format::schedule::FileKeys;
+use crate::format::unit::{AAD_LEN, UnitHead, chunk_aad};
+use crate::secret::Key;
+
+/// Chunks opened in one call of the cipher.
+pub(super) const BATCH: usize = 32;
+
+/// One chunk as found on disk.
+enum Found<'a> {
+    Hole,
+    Sealed { head: UnitHead, aad: [u8; AAD_LEN], ciphertext: &'a [u8] },
+}
+
+impl<B: Backing> SealedFile<B> {
+    /// Reads from `offset` until `out` is full or the file ends; returns the bytes read. On an
+    /// error `out` may hold plaintext of chunks that were authentic.
+    ///
+    /// # Errors
+    /// [`ChunkError::Io`], or what is wrong with a chunk or map page.
+    pub fn read(&self, keys: &FileKeys, offset: u64, out: &mut [u8]) -> Result<usize, ChunkError> {
+        let shape = self.shape.read();
+        let len = shape.size.saturating_sub(offset).min(out.len() as u64) as usize;
+        if len == 0 {
+            return Ok(0);
+        }
+        let payload = self.layout.payload();
+        let chunks = offset / payload..(offset + len as u64).div_ceil(payload);
+        let _guard = self.ranges.shared(chunks.clone());
+        let mut floors = Floors::new(self, &shape, keys);
+        let mut skip = (offset % payload) as usize;
+        let mut rest = &mut out[..len];
+        for run in runs(chunks) {
+            let bytes = ((run.end - run.start) * payload) as usize - skip;
+            let (part, tail) = rest.split_at_mut(bytes.min(rest.len()));
+            self.read_run(&mut floors, shape.ceiling, keys, run, skip, part)?;
+            rest = tail;
+            skip = 0;
+        }
+        Ok(len)
+    }
+
+    /// Opens one whole chunk into `plaintext`, a hole as zeros.
+    pub(super) fn read_chunk(
+        &self,
+        shape: &Shape,
+        keys: &FileKeys,
+        chunk: u64,
+        plaintext: &mut [u8],
+    ) -> Result<(), ChunkError> {
+        let mut floors = Floors::new(self, shape, keys);
+        self.read_run(&mut floors, shape.ceiling, keys, chunk..chunk + 1, 0, plaintext)
+    }
+
+    /// The epoch of a chunk after authenticating it; zero for a hole.
+    pub(super) fn verify_chunk(&self, shape: &Shape, keys: &FileKeys, chunk: u64) -> Result<u32, ChunkError> {
+        let mut head = [0; UNIT_HEAD_LEN];
+        with_plaintext(self.layout.payload_len(), |plaintext| {
+            self.read_chunk(shape, keys, chunk, plaintext)
+        })?;
+        self.backing.read_at(&mut head, self.layout.unit_offset(chunk))?;
+        Ok(UnitHead::parse(&head).epoch)
+    }
+
+    /// Reads units that lie side by side, of whose plaintext the first `skip` bytes are not
+    /// wanted, nor what follows behind `out`.
+    fn read_run(
+        &self,
+        floors: &mut Floors<'_, B>,
+        ceiling: u32,
+        keys: &FileKeys,
+        run: Range<u64>,
+        skip: usize,
+        out: &mut [u8],
+    ) -> Result<(), ChunkError> {
+        let unit = self.layout.unit_len();
+        let len = (run.end - run.start) as usize * unit;
+        with_ciphertext(len, |units| {
+            let read = self.backing.read_at(units, self.layout.unit_offset(run.start))?;
+            units[read..].fill(0);
+            let mut skip = skip;
+            let mut rest = out;
+            for (index, units) in units.chunks(BATCH * unit).enumerate() {
+                let first = run.start + (index * BATCH) as u64;
+                let wanted = units.len() / unit * self.layout.payload_len() - skip;
+                let (part, tail) = rest.split_at_mut(wanted.min(rest.len()));
+                self.open_units(floors, ceiling, keys, first, units, skip, part)?;
+                rest = tail;
+                skip = 0;
+            }
+            Ok(())
+        })
+    }
+
+    /// Opens at most [`BATCH`] units.
+    #[allow(clippy::too_many_arguments)]
+    fn open_units(
+        &self,
+        floors: &mut Floors<'_, B>,
+        ceiling: u32,
+        keys: &FileKeys,
+        first: u64,
+        units: &[u8],
+        skip: usize,
+        out: &mut [u8],
+    ) -> Result<(), ChunkError> {
+        let mut found = ArrayVec::<Found<'_>, BATCH>::new();
+        for (unit, chunk) in units.chunks(self.layout.unit_len()).zip(first..) {
+            let floor = floors.of_chunk(chunk)?;
+            let one = find(unit, chunk, floor, ceiling);
+            found.push(one.map_err(|error| ChunkError::Chunk { chunk, error })?);
+        }
+        let mut batch = ArrayVec::<Open<'_>, BATCH>::new();
+        let mut rest = out;
+        let mut skip = skip;
+        for (found, chunk) in found.iter().zip(first..) {
+            let wanted = (self.layout.payload_len() - skip).min(rest.len());
+            let (part, tail) = rest.split_at_mut(wanted);
+            match found {
+                Found::Hole => part.fill(0),
+                Found::Sealed { head, aad, ciphertext } if part.len() == ciphertext.len() => {
+                    batch.push(Open { nonce: &head.nonce, aad, ciphertext, plaintext: part, tag: &head.tag });
+                }
+                sealed => self.open_part(keys, chunk, sealed, skip, part)?,
+            }
+            rest = tail;
+            skip = 0;
+        }
+        if self.aead.open(&keys.content, &mut batch).is_ok() {
+            return Ok(());
+        }
+        drop(batch);
+        Err(first_forged(self.aead, &keys.content, &found, first))
+    }
+
+    /// Opens a chunk of which only a part is wanted.
+    fn open_part(
+        &self,
+        keys: &FileKeys,
+        chunk: u64,
+        found: &Found<'_>,
+        skip: usize,
+        out: &mut [u8],
+    ) -> Result<(), ChunkError> {
+        with_plaintext(self.layout.payload_len(), |plaintext| {
+            open_found(self.aead, &keys.content, found, plaintext)
+                .map_err(|error| ChunkError::Chunk { chunk, error })?;
+            out.copy_from_slice(&plaintext[skip..skip + out.len()]);
+            Ok(())
+        })
+    }
+}
+
+/// Cuts a range of chunks where map pages lie between them.
+pub(super) fn runs(chunks: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut at = chunks.start;
+    std::iter::from_fn(move || {
+        if at >= chunks.end {
+            return None;
+        }
+        let boundary = match at.checked_sub(INLINE) {
+            None => INLINE,
+            Some(beyond) => INLINE + (beyond / ENTRIES + 1) * ENTRIES,
+        };
+        let run = at..boundary.min(chunks.end);
+        at = run.end;
+        Some(run)
+    })
+}
+
+fn find(unit: &[u8], chunk: u64, floor: u32, ceiling: u32) -> Result<Found<'_>, FormatError> {
+    let Some((head, ciphertext)) = unit.split_first_chunk::<UNIT_HEAD_LEN>() else {
+        return Err(FormatError::Impossible);
+    };
+    let head = UnitHead::parse(head);
+    if head.is_blank() && ciphertext.iter().all(|&b| b == 0) {
+        return if floor == 0 { Ok(Found::Hole) } else { Err(FormatError::Erased) };
+    }
+    head.check_epoch(floor, ceiling)?;
+    Ok(Found::Sealed { head, aad: chunk_aad(chunk, head.epoch), ciphertext })
+}
+
+fn open_found(
+    aead: &dyn Aead,
+    key: &Key,
+    found: &Found<'_>,
+    plaintext: &mut [u8],
+) -> Result<(), FormatError> {
+    match found {
+        Found::Hole => plaintext.fill(0),
+        Found::Sealed { head, aad, ciphertext } => {
+            let open = Open { nonce: &head.nonce, aad, ciphertext, plaintext, tag: &head.tag };
+            aead.open(key, &mut [open])?;
+        }
+    }
+    Ok(())
+}
+
+/// Names the first chunk of a batch that is not authentic.
+fn first_forged(aead: &dyn Aead, key: &Key, found: &[Found<'_>], first: u64) -> ChunkError {
+    let payload = found.iter().find_map(|f| match f {
+        Found::Hole => None,
+        Found::Sealed { ciphertext, .. } => Some(ciphertext.len()),
+    });
+    let forged = with_plaintext(payload.unwrap_or(0), |plaintext| {
+        found.iter().zip(first..).find(|(f, _)| open_found(aead, key, f, plaintext).is_err())
+    });
+    let chunk = forged.map_or(first, |(_, chunk)| chunk);
+    ChunkError::Chunk { chunk, error: FormatError::Forged }
+}

@@ -1,0 +1,158 @@
+//! Making a file hold less: cutting it and punching holes. The header durably promises less
+//! before the file holds less, so that whoever finds it interrupted does not take it for damaged.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::file::{SealedFile, Shape};
+use super::map::Floors;
+use super::read::runs;
+use super::{Backing, ChunkError};
+use crate::format::floors::{INLINE, MapTable};
+use crate::format::layout::{FloorAt, MapPage};
+use crate::format::schedule::FileKeys;
+use crate::format::unit::seal_map;
+
+impl<B: Backing> SealedFile<B> {
+    /// Sets the size in bytes. Extending leaves a hole. Cutting below what an earlier settling
+    /// promised costs a flush, once per session and lower mark.
+    ///
+    /// # Errors
+    /// As [`SealedFile::write`]; the size is unchanged then.
+    pub fn truncate<E: From<ChunkError>>(
+        &self,
+        keys: &FileKeys,
+        size: u64,
+        next_epoch: impl FnOnce(u32) -> Result<u32, E>,
+    ) -> Result<(), E> {
+        if size >= self.size() {
+            return self.extend(keys, size, next_epoch);
+        }
+        let mut shape = self.shape.write();
+        if size >= shape.size {
+            drop(shape);
+            return self.extend(keys, size, next_epoch);
+        }
+        self.join_session(&mut shape, keys, next_epoch)?;
+        if shape.state.min_size > size {
+            let promised = shape.state.min_size;
+            shape.state.min_size = size;
+            let lowered = self.write_header(&mut shape, keys).and_then(|()| self.sync(true));
+            if let Err(error) = lowered {
+                shape.state.min_size = promised;
+                return Err(error.into());
+            }
+        }
+        self.backing.set_len(self.layout.physical_size(size)).map_err(ChunkError::Io)?;
+        shape.size = size;
+        shape.tail_is_zero = size % self.layout.payload() == 0;
+        self.written.lock().remove(self.layout.chunks(size)..u64::MAX);
+        self.maps.clear();
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes a range read as zeros, giving back the space of the chunks that lie wholly in it.
+    /// The size stays; what lies behind the end is left alone.
+    ///
+    /// # Errors
+    /// As [`SealedFile::write`], and `EOPNOTSUPP` where the backing filesystem has no holes.
+    pub fn punch<E: From<ChunkError>>(
+        &self,
+        keys: &FileKeys,
+        range: Range<u64>,
+        next_epoch: impl Fn(u32) -> Result<u32, E>,
+    ) -> Result<(), E> {
+        let size = self.size();
+        let range = range.start..range.end.min(size);
+        if range.is_empty() {
+            return Ok(());
+        }
+        let payload = self.layout.payload();
+        // The last chunk lies wholly in the range when the range reaches the end of the file.
+        let end_chunk = if range.end == size { self.layout.chunks(size) } else { range.end / payload };
+        let whole = range.start.div_ceil(payload)..end_chunk;
+        if whole.is_empty() {
+            return self.zero(keys, range, &next_epoch);
+        }
+        self.zero(keys, range.start..whole.start * payload, &next_epoch)?;
+        if range.end > whole.end * payload {
+            self.zero(keys, whole.end * payload..range.end, &next_epoch)?;
+        }
+        let mut shape = self.shape.write();
+        // The file may have been cut meanwhile; it cannot be cut while the shape is held.
+        let whole = whole.start..whole.end.min(self.layout.chunks(shape.size));
+        self.join_session(&mut shape, keys, next_epoch)?;
+        self.lower_floors(&mut shape, keys, whole.clone())?;
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        for run in runs(whole.clone()) {
+            let len = (run.end - run.start) * self.layout.unit();
+            self.backing.punch(self.layout.unit_offset(run.start), len).map_err(ChunkError::Io)?;
+        }
+        self.written.lock().remove(whole);
+        Ok(())
+    }
+
+    /// Writes zeros over a part of a chunk; a hole stays one.
+    fn zero<E: From<ChunkError>>(
+        &self,
+        keys: &FileKeys,
+        range: Range<u64>,
+        next_epoch: &impl Fn(u32) -> Result<u32, E>,
+    ) -> Result<(), E> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(ZEROS.len() as u64) as usize;
+            self.write(keys, at, &ZEROS[..len], next_epoch)?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+
+    /// Durably stops promising `chunks`. Free when nothing is promised of them.
+    fn lower_floors(&self, shape: &mut Shape, keys: &FileKeys, chunks: Range<u64>) -> Result<(), ChunkError> {
+        let chunks = chunks.start..chunks.end.min(shape.promised_chunks(self.layout));
+        let tables = self.lower_map_floors(shape, keys, chunks.start.max(INLINE)..chunks.end)?;
+        let inline = chunks.start.min(INLINE) as usize..chunks.end.min(INLINE) as usize;
+        let promised = shape.state.floors;
+        shape.state.floors[inline].fill(0);
+        let header_changes = shape.state.floors != promised;
+        let lowered = (|| {
+            if header_changes {
+                self.write_header(shape, keys)?;
+            }
+            if header_changes || !tables.is_empty() { self.sync(true) } else { Ok(()) }
+        })();
+        match lowered {
+            Ok(()) => tables.into_iter().for_each(|(page, table)| self.maps.insert(page, table)),
+            Err(_) => shape.state.floors = promised,
+        }
+        lowered
+    }
+
+    /// Writes the map pages that promise some of `chunks` without those promises.
+    fn lower_map_floors(
+        &self,
+        shape: &Shape,
+        keys: &FileKeys,
+        chunks: Range<u64>,
+    ) -> Result<Vec<(MapPage, Arc<MapTable>)>, ChunkError> {
+        let mut lowered = Vec::new();
+        for run in runs(chunks) {
+            let FloorAt::Map(page, first) = self.layout.floor_of_chunk(run.start) else { continue };
+            let old = Floors::new(self, shape, keys).table(page)?;
+            let entries = first..first + (run.end - run.start) as usize;
+            if old[entries.clone()].iter().all(|&floor| floor == 0) {
+                continue;
+            }
+            let mut table = *old;
+            table[entries].fill(0);
+            let sealed = seal_map(&keys.header, page, shape.state.epoch, &table)?;
+            self.backing.write_at(&sealed, self.layout.map_offset(page))?;
+            lowered.push((page, Arc::new(table)));
+        }
+        Ok(lowered)
+    }
+}
