@@ -1,5 +1,6 @@
 //! Every implementation of the AEAD against published vectors, against the portable one, and
 //! against forgery.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use data_encoding::HEXLOWER;
 use kmsfs::crypto::aead::{self, Aead, Nonce, Open, OpenError, Portable, Seal, TAG_LEN, Tag};

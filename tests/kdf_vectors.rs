@@ -2,6 +2,7 @@
 //!
 //! `Kdf` always derives 32 bytes. HKDF's output for a shorter length is a prefix of its output
 //! for a longer one, so a vector of any length is compared over the bytes that both have.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use data_encoding::HEXLOWER;
 use kmsfs::crypto::kdf::Kdf;
