@@ -18,3 +18,4 @@
 pub mod codec;
 pub mod crypto;
 pub mod secret;
+pub mod tools;
