@@ -108,7 +108,7 @@ fn root_imports<'a>(path: &str, tokens: &[Token<'a>]) -> Vec<(&'a str, usize)> {
     for (at, token) in tokens.iter().enumerate() {
         let after = match token.text {
             "crate" => at + 1,
-            "super" if is_path_start(tokens, at) => {
+            "super" if starts_climb(tokens, at) => {
                 let climbs = climbs(&tokens[at..]);
                 if climbs < depth(path) + inline_depth(&tokens[..at]) {
                     continue;
@@ -131,10 +131,10 @@ fn root_imports<'a>(path: &str, tokens: &[Token<'a>]) -> Vec<(&'a str, usize)> {
     found
 }
 
-/// Whether the token at `at` begins a path, rather than continuing one.
-fn is_path_start(tokens: &[Token<'_>], at: usize) -> bool {
+/// Whether the `super` at `at` begins a climb, rather than continuing one.
+fn starts_climb(tokens: &[Token<'_>], at: usize) -> bool {
     let before = |back: usize| at.checked_sub(back).map_or("", |index| tokens[index].text);
-    before(1) != "::" || !matches!(before(2), "super" | "self")
+    before(1) != "::" || before(2) != "super"
 }
 
 /// How many `super`s in a row a path begins with.
@@ -363,6 +363,7 @@ mod checker {
         assert_clean("kms/mod.rs", "#[cfg(test)]\nmod tests {\n    use super::*;\n}");
         let expected = |line| format!("src/kms/store.rs:{line}: `kms` on floor 3 imports `fs` from floor 5");
         assert_breach("kms/store.rs", "use super::super::fs::Inode;", &expected(1));
+        assert_breach("kms/store.rs", "use self::super::super::fs::Inode;", &expected(1));
         assert_breach("kms/store.rs", "mod inner {\n    use super::super::super::{fs};\n}", &expected(2));
     }
 
