@@ -21,3 +21,4 @@ pub mod crypto;
 pub mod format;
 pub mod secret;
 pub mod sync;
+pub mod tools;

@@ -113,7 +113,8 @@ impl<B: Backing> SealedFile<B> {
 
     /// Durably stops promising `chunks`. Free when nothing is promised of them.
     fn lower_floors(&self, shape: &mut Shape, keys: &FileKeys, chunks: Range<u64>) -> Result<(), ChunkError> {
-        let chunks = chunks.start..chunks.end.min(shape.promised_chunks(self.layout));
+        let end = chunks.end.min(shape.promised_chunks(self.layout));
+        let chunks = chunks.start.min(end)..end;
         let tables = self.lower_map_floors(shape, keys, chunks.start.max(INLINE)..chunks.end)?;
         let inline = chunks.start.min(INLINE) as usize..chunks.end.min(INLINE) as usize;
         let promised = shape.state.floors;

@@ -1,0 +1,3 @@
+//! What is done to a volume or a machine beside mounting: for now, measuring speed.
+
+pub mod speed;
