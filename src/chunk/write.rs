@@ -128,26 +128,46 @@ impl<B: Backing> SealedFile<B> {
         Ok(())
     }
 
-    /// Zeros what the last chunk holds behind the end of the file, left there by a shrink or by a
-    /// write whose growth was lost in a crash, before the end moves past it.
+    /// Makes sure that nothing shows up when the end of the file moves: zeros what the last chunk
+    /// holds behind the end, left there by a shrink or by a write whose growth was lost in a crash,
+    /// and what a shrink left of the next unit.
     fn clear_tail(&self, shape: &mut Shape, keys: &FileKeys) -> Result<(), ChunkError> {
         let used = (shape.size % self.layout.payload()) as usize;
-        if shape.tail_is_zero || used == 0 {
-            shape.tail_is_zero = true;
-            return Ok(());
+        if !shape.tail_is_zero && used != 0 {
+            self.clear_last_chunk(shape, keys, used)?;
+            self.clear_tail_mark(shape, used)?;
         }
+        shape.tail_is_zero = true;
+        Ok(())
+    }
+
+    fn clear_last_chunk(&self, shape: &Shape, keys: &FileKeys, used: usize) -> Result<(), ChunkError> {
         let chunk = shape.size / self.layout.payload();
         with_plaintext(self.layout.payload_len(), |plaintext| {
             self.read_chunk(shape, keys, chunk, plaintext)?;
-            if plaintext[used..].iter().any(|&b| b != 0) {
-                plaintext[used..].fill(0);
-                self.note_written(chunk..chunk + 1);
-                self.write_run(shape, keys, chunk..chunk + 1, &[], plaintext, &[])?;
+            if plaintext[used..].iter().all(|&b| b == 0) {
+                return Ok(());
             }
-            Ok::<_, ChunkError>(())
-        })?;
-        shape.tail_is_zero = true;
-        Ok(())
+            plaintext[used..].fill(0);
+            self.note_written(chunk..chunk + 1);
+            self.write_run(shape, keys, chunk..chunk + 1, &[], plaintext, &[])
+        })
+    }
+
+    /// The bytes behind the last unit that stand for the size hold the beginning of the next unit
+    /// after a shrink. They mean nothing there, but must durably be gone before that unit is part
+    /// of the file again: half a unit would pass for a forged one after a crash.
+    fn clear_tail_mark(&self, shape: &Shape, len: usize) -> Result<(), ChunkError> {
+        let offset = self.layout.end_offset(self.layout.chunks(shape.size));
+        with_ciphertext(len, |mark| {
+            let read = self.backing.read_at(mark, offset)?;
+            if mark[..read].iter().all(|&b| b == 0) {
+                return Ok(());
+            }
+            mark.fill(0);
+            self.backing.write_at(mark, offset)?;
+            self.sync(true)
+        })
     }
 
     /// Undoes the growth of a failed write, unless somebody wrote since.
