@@ -19,6 +19,8 @@ pub mod chunk;
 pub mod codec;
 pub mod crypto;
 pub mod format;
+pub mod names;
 pub mod secret;
 pub mod sync;
+pub mod sys;
 pub mod tools;

@@ -1,0 +1,45 @@
+//! The operating system, where the standard library and `rustix` do not reach or need a turn of
+//! phrase.
+#![allow(unsafe_code)]
+
+pub mod process;
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Result;
+
+/// The path under `/proc` by which a descriptor's file can be reached again, also one opened with
+/// `O_PATH`, and without a race.
+pub fn proc_path(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Opens anew what an `O_PATH` descriptor refers to.
+///
+/// # Errors
+/// As open(2).
+pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
+    rustix::fs::openat(CWD, proc_path(fd), flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Where a descriptor's file lies in the backing filesystem, for messages.
+pub fn path_of(fd: impl AsFd) -> String {
+    match rustix::fs::readlink(proc_path(fd), Vec::new()) {
+        Ok(path) => String::from_utf8_lossy(path.as_bytes()).into_owned(),
+        Err(_) => "(unknown)".to_owned(),
+    }
+}
+
+/// The process that holds a lock on the file, from `/proc/locks`, for messages.
+pub fn lock_holder(fd: impl AsFd) -> Option<u32> {
+    let stat = rustix::fs::fstat(fd).ok()?;
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let wanted = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let at = fields.iter().position(|field| *field == wanted)?;
+        fields.get(at.checked_sub(1)?)?.parse().ok()
+    })
+}
