@@ -28,6 +28,8 @@ pub const VOLUME_NAME: &str = "kmsfs.volume";
 pub const VOLUME_COPY_NAME: &str = "kmsfs.volume.copy";
 /// Name of the directory record in every backing directory but the root's.
 pub const DIRECTORY_NAME: &str = "kmsfs.dir";
+/// What the name of every backing attribute that holds a sealed user attribute begins with.
+pub const SEALED_XATTR_PREFIX: &str = "user.kmsfs.x.";
 /// What the name of every backing entry that is not an encrypted name begins with. An encrypted
 /// name cannot: it has no dot.
 pub const RESERVED_PREFIX: &str = "kmsfs.";

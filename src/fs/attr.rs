@@ -1,0 +1,274 @@
+//! Attributes of inodes, and setting them.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, Stat, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+};
+
+use super::inode::Inode;
+use super::keys::Access;
+use super::{Fs, FsError, FsResult, Requester};
+use crate::format::layout::Layout;
+use crate::names;
+use crate::sys;
+
+/// What an inode is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A FIFO.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+impl FileKind {
+    /// The kind that a mode's type bits name, if any.
+    pub fn of_mode(mode: u32) -> Option<Self> {
+        Some(match FileType::from_raw_mode(mode) {
+            FileType::RegularFile => Self::Regular,
+            FileType::Directory => Self::Directory,
+            FileType::Symlink => Self::Symlink,
+            FileType::Fifo => Self::Fifo,
+            FileType::Socket => Self::Socket,
+            FileType::CharacterDevice => Self::CharDevice,
+            FileType::BlockDevice => Self::BlockDevice,
+            FileType::Unknown => return None,
+        })
+    }
+}
+
+/// A time as the kernel has it: seconds since 1970, which may be negative, and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Time {
+    /// Seconds.
+    pub seconds: i64,
+    /// Nanoseconds after them.
+    pub nanoseconds: u32,
+}
+
+/// Attributes of an inode, as stat(2) shows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: u64,
+    /// What it is.
+    pub kind: FileKind,
+    /// Size of the plaintext in bytes.
+    pub size: u64,
+    /// Space in units of 512 bytes.
+    pub blocks: u64,
+    /// Permission bits.
+    pub mode: u16,
+    /// Number of hard links.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device node.
+    pub rdev: u32,
+    /// Preferred block size of I/O in bytes.
+    pub blksize: u32,
+    /// Last access.
+    pub atime: Time,
+    /// Last modification.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+}
+
+/// A time to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// Leave it.
+    Omit,
+    /// The current time.
+    Now,
+    /// This time.
+    At(Time),
+}
+
+/// Attributes to set; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size of the plaintext in bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: SetTime,
+    /// Last modification.
+    pub mtime: SetTime,
+}
+
+/// What statfs(2) shows.
+pub type StatFs = StatVfs;
+
+/// Blocks of 512 bytes that a file's header page takes.
+const HEADER_BLOCKS: u64 = 8;
+/// Preferred size of I/O in bytes: many chunks at a time.
+const BLKSIZE: u32 = 128 * 1024;
+
+impl Fs {
+    /// Attributes of an inode. Needs no key.
+    ///
+    /// # Errors
+    /// As stat(2).
+    pub fn getattr(&self, ino: u64) -> FsResult<Attr> {
+        self.attr_of(&*self.inodes.find(ino)?)
+    }
+
+    /// Sets attributes; answers all of them. `fh` is a handle that the size is set through.
+    ///
+    /// # Errors
+    /// As chmod(2), chown(2), truncate(2), utimensat(2); setting the size needs the file's key.
+    pub fn setattr(&self, by: Requester, ino: u64, fh: Option<u64>, set: &SetAttr) -> FsResult<Attr> {
+        self.check_writable()?;
+        let inode = self.inodes.find(ino)?;
+        if set.uid.is_some() || set.gid.is_some() {
+            let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
+            rustix::fs::chownat(inode.fd(), "", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+        if let Some(size) = set.size {
+            self.set_size(by, &inode, fh, size)?;
+        }
+        if let Some(mode) = set.mode {
+            rustix::fs::chmod(sys::proc_path(inode.fd()), Mode::from_raw_mode(mode & 0o7777))?;
+        }
+        if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {
+            let times = Timestamps { last_access: set.atime.raw(), last_modification: set.mtime.raw() };
+            rustix::fs::utimensat(CWD, sys::proc_path(inode.fd()), &times, AtFlags::empty())?;
+        }
+        self.attr_of(&inode)
+    }
+
+    /// Statistics of the backing filesystem, which are the volume's.
+    ///
+    /// # Errors
+    /// As statfs(2).
+    pub fn statfs(&self) -> FsResult<StatFs> {
+        Ok(rustix::fs::fstatvfs(&self.volume.root)?)
+    }
+
+    pub(super) fn attr_of(&self, inode: &Inode) -> FsResult<Attr> {
+        let stat = rustix::fs::fstat(inode.fd())?;
+        let mut attr = attr_of_stat(&stat)?;
+        attr.ino = inode.ino;
+        match attr.kind {
+            FileKind::Regular => {
+                attr.size = inode.plaintext_size(stat.st_size.cast_unsigned());
+                attr.blocks = attr.blocks.saturating_sub(HEADER_BLOCKS);
+                attr.blksize = BLKSIZE;
+            }
+            // The length of a target needs the target; a damaged one is as long as it lies there.
+            FileKind::Symlink => {
+                if let Ok(target) = self.target_of(inode) {
+                    attr.size = target.len() as u64;
+                }
+            }
+            _ => {}
+        }
+        Ok(attr)
+    }
+
+    pub(super) fn target_of(&self, inode: &Inode) -> FsResult<Vec<u8>> {
+        let stored = rustix::fs::readlinkat(inode.fd(), "", Vec::new())?;
+        names::open_target(&self.volume.keys.symlinks, stored.as_bytes())
+            .map_err(|e| FsError::damaged(format!("{}: {e}", sys::path_of(inode.fd()))))
+    }
+
+    fn set_size(&self, by: Requester, inode: &std::sync::Arc<Inode>, fh: Option<u64>, size: u64) -> FsResult<()> {
+        if inode.kind != FileKind::Regular {
+            return Err(FsError::new(libc::EINVAL));
+        }
+        let open = match fh {
+            Some(fh) => std::sync::Arc::clone(&self.handle(fh)?.open),
+            None => self.open_file(inode, true)?,
+        };
+        let changed = (|| {
+            let disk = open.for_writing()?;
+            let keys = open.keys(self, Access::Program)?;
+            disk.truncate(&keys, size, |newest| self.next_epoch(newest))
+        })();
+        if fh.is_none() {
+            self.close_file(inode);
+        }
+        changed?;
+        if by.uid != 0 {
+            drop_privileges(inode)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the set-user-ID and set-group-ID bits and capabilities away from a file that somebody
+/// without privileges changed.
+pub(super) fn drop_privileges(inode: &Inode) -> FsResult<()> {
+    let mode = rustix::fs::fstat(inode.fd())?.st_mode;
+    let executable_group = mode & 0o2010 == 0o2010;
+    let kept = mode & !(0o4000 | if executable_group { 0o2000 } else { 0 });
+    if kept != mode {
+        rustix::fs::chmod(sys::proc_path(inode.fd()), Mode::from_raw_mode(kept & 0o7777))?;
+    }
+    match rustix::fs::removexattr(sys::proc_path(inode.fd()), "security.capability") {
+        Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Plaintext size for a backing length, without a key. Assumes the default chunk size, which is
+/// the only one that files are created with.
+pub(super) fn keyless_size(physical: u64) -> u64 {
+    Layout::default().nearest_size(physical)
+}
+
+fn attr_of_stat(stat: &Stat) -> FsResult<Attr> {
+    let time = |seconds: i64, nanoseconds: u64| Time { seconds, nanoseconds: nanoseconds as u32 };
+    Ok(Attr {
+        ino: stat.st_ino,
+        kind: FileKind::of_mode(stat.st_mode).ok_or(FsError::new(libc::EIO))?,
+        size: stat.st_size.cast_unsigned(),
+        blocks: stat.st_blocks.cast_unsigned(),
+        mode: (stat.st_mode & 0o7777) as u16,
+        nlink: stat.st_nlink as u32,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        rdev: stat.st_rdev as u32,
+        blksize: stat.st_blksize as u32,
+        atime: time(stat.st_atime, stat.st_atime_nsec.cast_unsigned()),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec.cast_unsigned()),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec.cast_unsigned()),
+    })
+}
+
+impl SetTime {
+    fn raw(self) -> Timespec {
+        match self {
+            Self::Omit => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            Self::Now => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+            Self::At(time) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
+        }
+    }
+}
+
+/// The descriptor of an inode as something to call the system with.
+impl AsFd for Inode {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd()
+    }
+}

@@ -1,0 +1,244 @@
+//! Directory records: which id a directory has and which master key new files in it get.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use parking_lot::RwLock;
+use rustix::fs::{Mode, OFlags, XattrFlags};
+
+use super::error::{FsError, FsResult};
+use super::volume::Volume;
+use crate::chunk::Backing;
+use crate::format::head::{Head, Kind};
+use crate::format::page::Page;
+use crate::format::slot::Wrapped;
+use crate::format::state::DirectoryState;
+use crate::format::{DIRECTORY_NAME, FormatError, Id, PAGE_LEN};
+use crate::names::{self, Entry};
+use crate::secret::Key;
+use crate::sys;
+
+/// Backing attribute that repeats a directory's id.
+const ID_XATTR: &str = "user.kmsfs.dir";
+
+/// An open directory.
+pub struct Directory {
+    /// Its id.
+    pub id: Id,
+    /// Seals the names in it.
+    pub names: Key,
+    record: RwLock<Record>,
+}
+
+#[derive(Clone)]
+struct Record {
+    birth: Id,
+    sequence: u64,
+    state: DirectoryState,
+}
+
+impl Directory {
+    /// The volume's root, which needs no record: its id is the volume's.
+    pub fn root(volume: &Volume) -> Self {
+        let record = Record { birth: volume.id, sequence: 0, state: DirectoryState::default() };
+        Self { id: volume.id, names: volume.keys.names(volume.id), record: RwLock::new(record) }
+    }
+
+    /// Gives a new backing directory its record. It inherits its parent's assignment.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn create(volume: &Volume, fd: impl AsFd, parent: &Self) -> FsResult<Self> {
+        let record = Record { birth: parent.id, sequence: 1, state: parent.record.read().state.clone() };
+        Self::create_with(volume, fd, Id::random()?, record)
+    }
+
+    /// Reads a directory's record; one that is lost is rebuilt from what repeats its id.
+    ///
+    /// # Errors
+    /// `EIO` when the record is damaged and cannot be rebuilt.
+    pub fn open(volume: &Volume, fd: impl AsFd) -> FsResult<Self> {
+        match read_record(volume, fd.as_fd()) {
+            Ok((id, record)) => {
+                Ok(Self { id, names: volume.keys.names(id), record: RwLock::new(record) })
+            }
+            Err(ReadError::Lost(why)) => recover(volume, fd.as_fd(), why),
+            Err(ReadError::Io(error)) => Err(error),
+        }
+    }
+
+    /// ARN of the master key assigned here; empty for the volume's default.
+    pub fn assigned_key(&self) -> String {
+        self.record.read().state.assigned_key.clone()
+    }
+
+    /// Assigns a master key by ARN, or none with an empty one, durably.
+    ///
+    /// # Errors
+    /// When the record cannot be written; the old assignment stays.
+    pub fn assign_key(&self, volume: &Volume, fd: impl AsFd, arn: &str) -> FsResult<()> {
+        let mut record = self.record.write();
+        let mut next = record.clone();
+        arn.clone_into(&mut next.state.assigned_key);
+        next.sequence += 1;
+        let file = open_record(fd.as_fd(), OFlags::WRONLY)?;
+        file.write_at(&build(volume, self.id, &next)?, 0)?;
+        file.sync_data()?;
+        *record = next;
+        Ok(())
+    }
+
+    /// Makes the record durable.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn sync_record(fd: impl AsFd) -> FsResult<()> {
+        open_record(fd.as_fd(), OFlags::RDONLY)?.sync_all()?;
+        Ok(())
+    }
+
+    /// Writes the record again, after a removal that failed halfway.
+    ///
+    /// # Errors
+    /// As [`Directory::create`].
+    pub fn restore_record(&self, volume: &Volume, fd: impl AsFd) -> FsResult<()> {
+        write_record(volume, fd.as_fd(), self.id, &self.record.read())
+    }
+
+    fn create_with(volume: &Volume, fd: impl AsFd, id: Id, record: Record) -> FsResult<Self> {
+        write_record(volume, fd.as_fd(), id, &record)?;
+        Ok(Self { id, names: volume.keys.names(id), record: RwLock::new(record) })
+    }
+}
+
+/// The names of all entries of a backing directory but `.` and `..`.
+///
+/// # Errors
+/// As getdents(2).
+pub fn backing_names(fd: impl AsFd) -> FsResult<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(fd)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    Ok(names)
+}
+
+enum ReadError {
+    /// There is no valid record.
+    Lost(FormatError),
+    Io(FsError),
+}
+
+impl<E: Into<FsError>> From<E> for ReadError {
+    fn from(error: E) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+fn read_record(volume: &Volume, fd: impl AsFd) -> Result<(Id, Record), ReadError> {
+    let file = match open_record(fd, OFlags::RDONLY) {
+        Err(e) if e.errno() == libc::ENOENT => return Err(ReadError::Lost(FormatError::Blank)),
+        opened => opened?,
+    };
+    let mut bytes = [0; PAGE_LEN];
+    file.read_at(&mut bytes, 0)?;
+    let page = match Page::parse(&bytes, Kind::Directory) {
+        Err(e @ (FormatError::UnknownVersion(_) | FormatError::UnknownFeatures(_))) => return Err(e.into()),
+        parsed => parsed.map_err(ReadError::Lost)?,
+    };
+    if page.head.volume != volume.id {
+        return Err(ReadError::Lost(FormatError::Forged));
+    }
+    let mut why = FormatError::NoValidSlot;
+    for slot in page.slots() {
+        match page.open(slot, &volume.keys.directory).and_then(|state| DirectoryState::parse(&state)) {
+            Ok(state) => {
+                let record = Record { birth: page.head.birth_directory, sequence: slot.sequence, state };
+                return Ok((page.head.object, record));
+            }
+            Err(error) => why = error,
+        }
+    }
+    Err(ReadError::Lost(why))
+}
+
+fn write_record(volume: &Volume, fd: impl AsFd, id: Id, record: &Record) -> FsResult<()> {
+    let page = build(volume, id, record)?;
+    let file = open_record(fd.as_fd(), OFlags::WRONLY | OFlags::CREATE)?;
+    file.write_at(&page, 0)?;
+    // A second copy of the id, where the backing filesystem has attributes.
+    let _ = rustix::fs::setxattr(sys::proc_path(fd), ID_XATTR, &id.0, XattrFlags::empty());
+    Ok(())
+}
+
+fn build(volume: &Volume, id: Id, record: &Record) -> FsResult<[u8; PAGE_LEN]> {
+    let head = Head::new(Kind::Directory, volume.id, id, record.birth);
+    let state = record.state.encode()?;
+    let none = Wrapped::default();
+    Ok(Page::build(&head, record.sequence, &none, &volume.keys.commitment, &state, &volume.keys.directory)?)
+}
+
+fn open_record(fd: impl AsFd, flags: OFlags) -> FsResult<File> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(File::from(rustix::fs::openat(fd, DIRECTORY_NAME, flags, Mode::from(0o600))?))
+}
+
+/// Finds a lost directory's id among what repeats it: the directory's own attribute and the files
+/// that were created in it. Names prove it, for they open under no other id. An empty directory
+/// needs no old id.
+fn recover(volume: &Volume, fd: impl AsFd, why: FormatError) -> FsResult<Directory> {
+    let names = backing_names(fd.as_fd())?;
+    let sample = names.iter().find(|name| {
+        !matches!(names::open(&volume.keys.directory, name), Entry::Reserved | Entry::Long)
+    });
+    let found = match sample {
+        None => Some(Id::random()?),
+        Some(sample) => candidates(fd.as_fd(), &names).into_iter().find(|id| {
+            matches!(names::open(&volume.keys.names(*id), sample), Entry::Name(_))
+        }),
+    };
+    let path = sys::path_of(fd.as_fd());
+    let Some(id) = found else {
+        return Err(FsError::damaged(format!("directory {path}: its record is lost: {why}")));
+    };
+    tracing::warn!("directory {path}: its record was lost ({why}); rebuilt it");
+    let record = Record { birth: volume.id, sequence: 1, state: DirectoryState::default() };
+    if volume.read_only {
+        return Ok(Directory { id, names: volume.keys.names(id), record: RwLock::new(record) });
+    }
+    Directory::create_with(volume, fd, id, record)
+}
+
+fn candidates(fd: impl AsFd, names: &[OsString]) -> Vec<Id> {
+    let mut found = Vec::new();
+    let mut id = [0; 16];
+    if rustix::fs::getxattr(sys::proc_path(fd.as_fd()), ID_XATTR, &mut id) == Ok(id.len()) {
+        found.push(Id(id));
+    }
+    for name in names {
+        if let Some(head) = head_of(fd.as_fd(), name)
+            && !found.contains(&head.birth_directory)
+        {
+            found.push(head.birth_directory);
+        }
+    }
+    found
+}
+
+/// The head of the file or subdirectory `name`.
+fn head_of(fd: impl AsFd, name: &OsString) -> Option<Head> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let entry: OwnedFd = rustix::fs::openat(fd, name, flags, Mode::empty()).ok()?;
+    let mut bytes = [0; PAGE_LEN];
+    let (file, kind) = match open_record(&entry, OFlags::RDONLY) {
+        Ok(record) => (record, Kind::Directory),
+        Err(_) => (File::from(entry), Kind::File),
+    };
+    file.read_at(&mut bytes, 0).ok()?;
+    Some(Page::parse(&bytes, kind).ok()?.head)
+}

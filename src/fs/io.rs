@@ -1,0 +1,181 @@
+//! Operations on open files.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::attr::drop_privileges;
+use super::directory::Directory;
+use super::inode::Inode;
+use super::keys::Access;
+use super::open_file::{Handle, OpenFile};
+use super::{FileKind, Fs, FsError, FsResult};
+
+/// Unsynced directory records beyond which one flush of the whole filesystem is cheaper.
+const MANY_RECORDS: usize = 8;
+
+/// What fallocate(2) is asked to do with a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocate {
+    /// Reserve space, growing the file as needed.
+    Reserve,
+    /// Reserve space, leaving the size (`FALLOC_FL_KEEP_SIZE`).
+    ReserveKeepSize,
+    /// Make it a hole (`FALLOC_FL_PUNCH_HOLE`).
+    PunchHole,
+    /// Make it read as zeros, growing the file as needed (`FALLOC_FL_ZERO_RANGE`).
+    ZeroRange,
+    /// The same, leaving the size.
+    ZeroRangeKeepSize,
+}
+
+/// What lseek(2) is to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whence {
+    /// `SEEK_DATA`.
+    Data,
+    /// `SEEK_HOLE`.
+    Hole,
+}
+
+impl Fs {
+    /// Opens a regular file; answers a handle. Whoever opened it may do so is the kernel's
+    /// decision; that its key is usable is decided here.
+    ///
+    /// # Errors
+    /// As open(2), and those of the file's master key.
+    pub fn open(&self, ino: u64, write: bool) -> FsResult<u64> {
+        if write {
+            self.check_writable()?;
+        }
+        let inode = self.inodes.find(ino)?;
+        if inode.kind != FileKind::Regular {
+            return Err(FsError::new(libc::EINVAL));
+        }
+        let open = self.open_file(&inode, write)?;
+        // The keys may have been taken while the file was waiting to be settled.
+        if let Err(error) = open.keys(self, Access::Program) {
+            self.close_file(&inode);
+            return Err(error);
+        }
+        Ok(self.new_handle(inode, open))
+    }
+
+    /// Reads into `out`; answers the number of bytes, fewer than asked for at the end only.
+    ///
+    /// # Errors
+    /// As read(2); `EIO` for damage, which the log describes.
+    pub fn read(&self, fh: u64, offset: u64, out: &mut [u8]) -> FsResult<usize> {
+        let handle = self.handle(fh)?;
+        let read = handle
+            .open
+            .keys(self, Access::Program)
+            .and_then(|keys| Ok(handle.open.sealed.read(&keys, offset, out)?));
+        read.map_err(|error| self.name_damage(&handle.inode, error))
+    }
+
+    /// Writes all of `data`. `from_cache` says that the kernel writes back pages, `drop_suid` that
+    /// the writer's privileges do not let him keep the file's set-ID bits.
+    ///
+    /// # Errors
+    /// As write(2); `EIO` for a damaged chunk that is overwritten in part.
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8], from_cache: bool, drop_suid: bool) -> FsResult<()> {
+        let handle = self.handle(fh)?;
+        let access = if from_cache { Access::WriteBack } else { Access::Program };
+        let written = (|| {
+            let file = handle.open.for_writing()?;
+            let keys = handle.open.keys(self, access)?;
+            if from_cache {
+                handle.open.gate.write_backs.fetch_add(1, Ordering::Relaxed);
+            }
+            file.write(&keys, offset, data, |newest| self.next_epoch(newest))
+        })();
+        written.map_err(|error| self.name_damage(&handle.inode, error))?;
+        if drop_suid { drop_privileges(&handle.inode) } else { Ok(()) }
+    }
+
+    /// Makes a file's data durable, and all of its metadata unless `data_only`; and with it the
+    /// records of new directories, without which it could not be found again.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn fsync(&self, fh: u64, data_only: bool) -> FsResult<()> {
+        let handle = self.handle(fh)?;
+        if self.volume.read_only {
+            return Ok(());
+        }
+        handle.open.sealed.sync(data_only)?;
+        self.sync_records()
+    }
+
+    /// Closes a handle.
+    pub fn release(&self, fh: u64) {
+        let Some(handle) = self.handles.write().remove(&fh) else { return };
+        self.close_file(&handle.inode);
+    }
+
+    /// Manipulates the space of a file.
+    ///
+    /// # Errors
+    /// As fallocate(2).
+    pub fn fallocate(&self, fh: u64, offset: u64, len: u64, how: Allocate) -> FsResult<()> {
+        let handle = self.handle(fh)?;
+        let end = offset.checked_add(len).ok_or(FsError::new(libc::EFBIG))?;
+        let file = handle.open.for_writing()?;
+        let keys = handle.open.keys(self, Access::Program)?;
+        let epoch = |newest| self.next_epoch(newest);
+        match how {
+            Allocate::PunchHole | Allocate::ZeroRangeKeepSize => file.punch(&keys, offset..end, epoch)?,
+            Allocate::ZeroRange => {
+                file.punch(&keys, offset..end, epoch)?;
+                file.extend(&keys, end, epoch)?;
+            }
+            Allocate::Reserve => {
+                file.reserve(offset, len)?;
+                file.extend(&keys, end, epoch)?;
+            }
+            Allocate::ReserveKeepSize => file.reserve(offset, len)?,
+        }
+        drop(keys);
+        drop_privileges(&handle.inode)
+    }
+
+    /// Finds data or a hole.
+    ///
+    /// # Errors
+    /// As lseek(2), `ENXIO` when there is none.
+    pub fn lseek(&self, fh: u64, offset: u64, whence: Whence) -> FsResult<u64> {
+        let handle = self.handle(fh)?;
+        let found = match whence {
+            Whence::Data => handle.open.sealed.seek_data(offset)?,
+            Whence::Hole => handle.open.sealed.seek_hole(offset)?,
+        };
+        found.ok_or(FsError::new(libc::ENXIO))
+    }
+
+    /// A number for a handle of a file that [`Fs::open_file`] opened.
+    pub(super) fn new_handle(&self, inode: Arc<Inode>, open: Arc<OpenFile>) -> u64 {
+        let fh = self.new_handle_number();
+        self.handles.write().insert(fh, Arc::new(Handle { inode, open }));
+        fh
+    }
+
+    /// Makes the records of new directories durable.
+    pub(super) fn sync_records(&self) -> FsResult<()> {
+        let unsynced = std::mem::take(&mut *self.unsynced_records.lock());
+        let synced = if unsynced.len() > MANY_RECORDS {
+            self.volume.sync().map_err(FsError::from)
+        } else {
+            unsynced.iter().filter(|inode| inode.links() > 0).try_for_each(|inode| {
+                match Directory::sync_record(inode.fd()) {
+                    // Removed meanwhile.
+                    Err(e) if e.errno() == libc::ENOENT => Ok(()),
+                    synced => synced,
+                }
+            })
+        };
+        if synced.is_err() {
+            self.unsynced_records.lock().extend(unsynced);
+        }
+        synced
+    }
+}

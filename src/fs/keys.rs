@@ -1,0 +1,153 @@
+//! Who may use a master key's data keys now: one gate per master key, passed by every operation.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
+
+use super::open_file::OpenFile;
+use super::{Fs, FsError, FsResult};
+use crate::format::Id;
+use crate::format::schedule::FileKeys;
+use crate::kms::EncryptionContext;
+
+/// On whose behalf a file's keys are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// A program's: refused as soon as the key begins to be cut off.
+    Program,
+    /// The kernel's, writing back what programs wrote before: accepted until the key is cut.
+    WriteBack,
+}
+
+/// Whether a master key's files are accessible. Closing goes by way of draining.
+pub(super) struct Gate {
+    /// The key's id: what its ARN ends with.
+    pub(super) key: String,
+    pub(super) arn: String,
+    /// 0 open; an errno: cut; its negative: draining, to be cut with it.
+    state: AtomicI32,
+    /// Writes that arrived from the kernel's cache.
+    pub(super) write_backs: AtomicU64,
+}
+
+/// All gates, by the key's id. A gate stays for the life of the mount.
+#[derive(Default)]
+pub(super) struct Gates(Mutex<HashMap<String, Arc<Gate>>>);
+
+impl Gate {
+    pub(super) fn open(&self) {
+        self.state.store(0, Ordering::SeqCst);
+    }
+
+    pub(super) fn drain(&self, errno: i32) {
+        // A key that is cut stays so.
+        let _ = self.state.compare_exchange(0, -errno, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    pub(super) fn cut(&self, errno: i32) {
+        self.state.store(errno, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.state.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn check_program(&self) -> FsResult<()> {
+        self.check(Access::Program)
+    }
+
+    fn check(&self, access: Access) -> FsResult<()> {
+        match self.state.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            draining if draining < 0 && access == Access::WriteBack => Ok(()),
+            refused => Err(FsError::new(refused.abs())),
+        }
+    }
+}
+
+impl Gates {
+    /// The gate of the master key with this ARN.
+    pub(super) fn of(&self, arn: &str) -> Arc<Gate> {
+        self.entry(key_of(arn), arn)
+    }
+
+    /// The gate of the master key with this id; made if nobody asked for it before, so that a cut
+    /// also stops those who are just about to use the key for the first time.
+    pub(super) fn of_key(&self, key: &str) -> Arc<Gate> {
+        self.entry(key, key)
+    }
+
+    fn entry(&self, key: &str, arn: &str) -> Arc<Gate> {
+        let mut gates = self.0.lock();
+        if let Some(gate) = gates.get(key) {
+            return Arc::clone(gate);
+        }
+        let gate = Arc::new(Gate {
+            key: key.to_owned(),
+            arn: arn.to_owned(),
+            state: AtomicI32::new(0),
+            write_backs: AtomicU64::new(0),
+        });
+        gates.insert(key.to_owned(), Arc::clone(&gate));
+        gate
+    }
+}
+
+fn key_of(arn: &str) -> &str {
+    arn.rsplit('/').next().unwrap_or(arn)
+}
+
+/// The encryption context that a file's data key is bound to.
+pub(super) fn file_context(volume: Id, file: Id) -> EncryptionContext {
+    EncryptionContext::new()
+        .with("kmsfs:volume", volume.to_string())
+        .with("kmsfs:file", file.to_string())
+}
+
+/// A file's keys, for one operation. Taking the keys away waits until it is dropped.
+pub(super) struct KeysInUse<'a>(RwLockReadGuard<'a, Option<Arc<FileKeys>>>, Arc<FileKeys>);
+
+impl Deref for KeysInUse<'_> {
+    type Target = FileKeys;
+
+    fn deref(&self) -> &FileKeys {
+        &self.1
+    }
+}
+
+impl OpenFile {
+    /// The file's keys, if the gate is open for such access; unwrapped anew if they were taken
+    /// away before it opened again.
+    pub(super) fn keys(&self, fs: &Fs, access: Access) -> FsResult<KeysInUse<'_>> {
+        loop {
+            self.gate.check(access)?;
+            let guard = self.keys.read();
+            if let Some(keys) = &*guard {
+                let keys = Arc::clone(keys);
+                // Checked with the keys held: whoever cuts the key closes the gate first and takes
+                // the keys then.
+                self.gate.check(access)?;
+                return Ok(KeysInUse(guard, keys));
+            }
+            drop(guard);
+            self.fetch_keys(fs)?;
+        }
+    }
+
+    fn fetch_keys(&self, fs: &Fs) -> FsResult<()> {
+        let head = self.sealed.head();
+        let blob = self.sealed.wrapped().blob;
+        let context = file_context(head.volume, head.object);
+        let data_key = fs.cache.unwrap(&*fs.provider, &blob, &context)?;
+        let derived = self.sealed.derive_keys(&data_key)?;
+        let keys = self.keys.upgradable_read();
+        self.gate.check(Access::Program)?;
+        if keys.is_none() {
+            *RwLockUpgradableReadGuard::upgrade(keys) = Some(Arc::new(derived));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! Finding entries by name.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use super::directory::Directory;
+use super::inode::Inode;
+use super::{Attr, Fs, FsError, FsResult};
+use crate::names::{self, MAX_NAME_LEN, StoredName};
+
+impl Fs {
+    /// Finds an entry; counts a look-up of its inode.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENAMETOOLONG`, and as open(2).
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> FsResult<Attr> {
+        let parent = self.inodes.find(parent)?;
+        let directory = parent.directory(&self.volume)?;
+        let stored = seal_name(&directory, name)?;
+        let inode = self.enter(&parent, &stored.name)?;
+        self.recover_entry(&directory, &inode);
+        self.attr_of(&inode)
+    }
+
+    /// Takes look-ups of an inode back.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is none, `EIO` if it is damaged.
+    pub fn readlink(&self, ino: u64) -> FsResult<Vec<u8>> {
+        let inode = self.inodes.find(ino)?;
+        self.target_of(&inode).map_err(|error| self.name_damage(&inode, error))
+    }
+
+    /// The inode of a backing entry, with one look-up more.
+    pub(super) fn enter(&self, parent: &Inode, stored: &str) -> FsResult<Arc<Inode>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(parent.fd(), stored, flags, Mode::empty())?;
+        self.inodes.enter(fd)
+    }
+
+    /// Writes the sidecar of a long name, durably, before the entry that needs it.
+    pub(super) fn write_sidecar(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
+        let Some(sidecar) = &stored.sidecar else { return Ok(()) };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let name = stored.sidecar_name();
+        let file = File::from(rustix::fs::openat(parent.fd(), name, flags, Mode::from(0o600))?);
+        crate::chunk::Backing::write_at(&file, sidecar, 0)?;
+        file.sync_all()?;
+        Ok(())
+    }
+
+    /// Removes the sidecar of a long name after its entry. What is left of a removal that was
+    /// interrupted does no harm.
+    pub(super) fn remove_sidecar(&self, parent: &Inode, stored: &StoredName) {
+        if stored.sidecar.is_some() {
+            let _ = rustix::fs::unlinkat(parent.fd(), stored.sidecar_name(), AtFlags::empty());
+        }
+    }
+}
+
+/// Seals a name for looking it up.
+pub(super) fn seal_name(directory: &Directory, name: &OsStr) -> FsResult<StoredName> {
+    let bytes = name.as_bytes();
+    match bytes.len() {
+        0 => Err(FsError::new(libc::ENOENT)),
+        1..=MAX_NAME_LEN => Ok(names::seal(&directory.names, bytes)),
+        _ => Err(FsError::new(libc::ENAMETOOLONG)),
+    }
+}

@@ -1,0 +1,147 @@
+//! The filesystem: POSIX operations on inodes and handles over a backing directory of ciphertext.
+//!
+//! Nothing here knows how requests arrive. An inode is held by an `O_PATH` descriptor, so that its
+//! number cannot be reused while the kernel or a handle knows it. Every operation may be called
+//! from any thread; it is the caller's to keep two changes of the same directory entry apart, as
+//! the kernel does.
+
+mod attr;
+mod create;
+mod directory;
+mod error;
+mod inode;
+mod io;
+mod keys;
+mod lookup;
+mod open_file;
+mod readdir;
+mod recover;
+mod remove;
+mod settler;
+mod volume;
+mod watcher;
+mod xattr;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::provider::{CacheSettings, KeyCache, Provider};
+
+pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};
+pub use error::{FsError, FsResult};
+pub use io::{Allocate, Whence};
+pub use readdir::DirEntry;
+pub use remove::RenameMode;
+pub use settler::Settler;
+pub use volume::{Volume, VolumeError};
+
+use inode::{Inode, InodeTable};
+use keys::Gates;
+use open_file::Handle;
+use readdir::Listing;
+
+/// Inode number of the root, as FUSE wants it.
+pub const ROOT_INO: u64 = 1;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requester {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+}
+
+/// The kernel's caches, as far as the filesystem has to reach into them. Never called from within
+/// an operation: it may wait for pages that operations write.
+pub trait KernelCache: Send + Sync {
+    /// Writes back and drops every cached page of an inode.
+    ///
+    /// # Errors
+    /// When the kernel could not be told.
+    fn invalidate(&self, ino: u64) -> std::io::Result<()>;
+}
+
+/// A mounted volume.
+pub struct Fs {
+    volume: Volume,
+    provider: Arc<dyn Provider>,
+    cache: KeyCache,
+    gates: Gates,
+    inodes: InodeTable,
+    handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    listings: Mutex<HashMap<u64, Arc<Listing>>>,
+    next_handle: AtomicU64,
+    settler: Settler,
+    /// Directories whose records a later fsync has to make durable.
+    unsynced_records: Mutex<Vec<Arc<Inode>>>,
+    /// Everything from an earlier crash has been looked at.
+    recovered: AtomicBool,
+    kernel: RwLock<Option<Arc<dyn KernelCache>>>,
+    mountpoint: PathBuf,
+}
+
+impl Fs {
+    /// A filesystem over an open volume, to be mounted at `mountpoint` (which is only for
+    /// reports).
+    ///
+    /// # Errors
+    /// When the root directory cannot be opened.
+    pub fn new(volume: Volume, provider: Arc<dyn Provider>, mountpoint: &Path) -> FsResult<Self> {
+        let root = Inode::root(&volume)?;
+        Ok(Self {
+            provider,
+            cache: KeyCache::new(CacheSettings::default()),
+            gates: Gates::default(),
+            inodes: InodeTable::new(root),
+            handles: RwLock::default(),
+            listings: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            settler: Settler::default(),
+            unsynced_records: Mutex::default(),
+            recovered: AtomicBool::new(!volume.is_recovering()),
+            kernel: RwLock::new(None),
+            mountpoint: mountpoint.to_owned(),
+            volume,
+        })
+    }
+
+    /// The volume.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// Connects the kernel's caches, once mounted.
+    pub fn set_kernel(&self, kernel: Arc<dyn KernelCache>) {
+        *self.kernel.write() = Some(kernel);
+    }
+
+    /// Settles every file, makes everything durable and marks the volume as properly unmounted,
+    /// where it is. No operation may come after it.
+    ///
+    /// # Errors
+    /// When something could not be made durable; the volume stays marked as interrupted then.
+    pub fn shut_down(&self) -> FsResult<()> {
+        self.kernel.write().take();
+        self.handles.write().clear();
+        if self.volume.read_only {
+            return Ok(());
+        }
+        self.settle_all();
+        self.volume.sync()?;
+        Ok(self.volume.end_mount(self.recovered.load(Ordering::Acquire))?)
+    }
+
+    fn new_handle_number(&self) -> u64 {
+        self.next_handle.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Refuses a change of a read-only volume.
+    fn check_writable(&self) -> FsResult<()> {
+        if self.volume.read_only { Err(FsError::new(libc::EROFS)) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,133 @@
+//! After a crash: files that were being created or written when the last mount ended are brought
+//! to a state that this mount can vouch for.
+//!
+//! An entry is looked at when it is first looked up, and in the background all are, once. A file
+//! whose header was never durable begins anew, empty, under its directory's key. An interrupted
+//! one is read through and settled. Only files that changed since the crashed mount began are
+//! touched, and only on a volume that says it was not unmounted properly: elsewhere the same
+//! findings are damage.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::OFlags;
+
+use super::directory::Directory;
+use super::inode::Inode;
+use super::{FileKind, Fs, FsError, FsResult};
+use crate::chunk::Backing;
+use crate::format::PAGE_LEN;
+use crate::sys;
+
+impl Fs {
+    /// Looks at everything that a crash may have left; returns when done or when `stop` is set.
+    /// Files that cannot be opened now, because their key is not usable, keep the volume marked
+    /// as interrupted.
+    pub fn recover(&self, stop: &AtomicBool) {
+        if self.volume.read_only || self.recovered.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(root) = self.inodes.find(super::ROOT_INO) else { return };
+        let mut complete = true;
+        let mut directories = vec![root];
+        while let Some(inode) = directories.pop() {
+            if stop.load(Ordering::Relaxed) {
+                complete = false;
+                break;
+            }
+            match self.recover_directory(&inode, &mut directories) {
+                Ok(all) => complete &= all,
+                Err(error) => {
+                    tracing::error!("recovering {}: {error}", sys::path_of(inode.fd()));
+                    complete = false;
+                }
+            }
+            self.forget(inode.ino, 1);
+        }
+        for rest in directories {
+            self.forget(rest.ino, 1);
+        }
+        if complete {
+            self.recovered.store(true, Ordering::Release);
+        }
+        tracing::info!("recovery {}", if complete { "complete" } else { "incomplete" });
+    }
+
+    /// Recovers the files in a directory; answers whether all could be, and pushes its
+    /// subdirectories, each with a look-up counted.
+    fn recover_directory(&self, inode: &Inode, below: &mut Vec<Arc<Inode>>) -> FsResult<bool> {
+        let fh = self.opendir(inode.ino)?;
+        let mut complete = true;
+        for entry in self.readdir(fh, 0)? {
+            if entry.name == "." || entry.name == ".." {
+                continue;
+            }
+            // The look-up itself begins the recovery of a file.
+            let Ok(attr) = self.lookup(inode.ino, &entry.name) else {
+                complete = false;
+                continue;
+            };
+            let found = self.inodes.find(attr.ino)?;
+            if found.kind == FileKind::Directory {
+                below.push(found);
+                continue;
+            }
+            complete &= self.recover_file(&found).is_ok();
+            self.forget(attr.ino, 1);
+        }
+        self.releasedir(fh);
+        Ok(complete)
+    }
+
+    /// What a look-up does about an entry that a crash may have interrupted. A file that cannot
+    /// be recovered now says so when it is opened.
+    pub(super) fn recover_entry(&self, directory: &Directory, inode: &Arc<Inode>) {
+        if !self.may_be_interrupted(inode) {
+            return;
+        }
+        let recovered = self.begin_anew(directory, inode).and_then(|()| self.recover_file(inode));
+        if let Err(error) = recovered {
+            tracing::debug!("{}: not recovered: {error}", sys::path_of(inode.fd()));
+        }
+    }
+
+    fn may_be_interrupted(&self, inode: &Inode) -> bool {
+        if inode.kind != FileKind::Regular || self.volume.read_only || !self.volume.is_recovering() {
+            return false;
+        }
+        let changed = rustix::fs::fstat(inode.fd()).map_or(i64::MIN, |stat| stat.st_ctime);
+        self.volume.may_be_interrupted(changed) && inode.opening().file.is_none()
+    }
+
+    /// Opens an interrupted file, which cuts off growth that was never durable, and hands it to
+    /// the settler.
+    fn recover_file(&self, inode: &Arc<Inode>) -> FsResult<()> {
+        if self.may_be_interrupted(inode) {
+            self.open_file(inode, true)?;
+            self.close_file(inode);
+        }
+        Ok(())
+    }
+
+    /// Gives a file whose header was never durable a new one.
+    fn begin_anew(&self, directory: &Directory, inode: &Arc<Inode>) -> FsResult<()> {
+        let mut page = [0; PAGE_LEN];
+        let file = File::from(sys::reopen(inode.fd(), OFlags::RDWR)?);
+        Backing::read_at(&file, &mut page, 0)?;
+        if page.iter().any(|&b| b != 0) {
+            return Ok(());
+        }
+        tracing::warn!("{}: its header was never durable; it is empty now", sys::path_of(inode.fd()));
+        Backing::set_len(&file, 0)?;
+        let mut opening = inode.opening();
+        if opening.file.is_some() {
+            return Err(FsError::new(libc::EBUSY));
+        }
+        opening.file = Some(Arc::new(self.begin_file(directory, file)?));
+        opening.handles += 1;
+        drop(opening);
+        self.close_file(inode);
+        Ok(())
+    }
+}

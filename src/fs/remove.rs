@@ -1,0 +1,165 @@
+//! Removing and renaming entries.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+
+use super::directory::{Directory, backing_names};
+use super::inode::Inode;
+use super::lookup::seal_name;
+use super::{FileKind, Fs, FsError, FsResult};
+use crate::format::{DIRECTORY_NAME, RESERVED_PREFIX};
+use crate::names::{LONG_PREFIX, SIDECAR_SUFFIX, StoredName};
+
+/// What rename(2) does about a target that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replaces it.
+    Replace,
+    /// Fails with `EEXIST` (`RENAME_NOREPLACE`).
+    NoReplace,
+    /// Swaps the two (`RENAME_EXCHANGE`).
+    Exchange,
+}
+
+impl Fs {
+    /// Removes a name of anything but a directory.
+    ///
+    /// # Errors
+    /// As unlink(2).
+    pub fn unlink(&self, parent: u64, name: &OsStr) -> FsResult<()> {
+        self.check_writable()?;
+        let parent = self.inodes.find(parent)?;
+        let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
+        rustix::fs::unlinkat(parent.fd(), &stored.name, AtFlags::empty())?;
+        self.remove_sidecar(&parent, &stored);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As rmdir(2).
+    pub fn rmdir(&self, parent: u64, name: &OsStr) -> FsResult<()> {
+        self.check_writable()?;
+        let parent = self.inodes.find(parent)?;
+        let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
+        let emptied = self.empty_directory(&parent, &stored)?;
+        if let Err(error) = rustix::fs::unlinkat(parent.fd(), &stored.name, AtFlags::REMOVEDIR) {
+            self.refill_directory(Some(emptied));
+            return Err(error.into());
+        }
+        self.remove_sidecar(&parent, &stored);
+        Ok(())
+    }
+
+    /// Renames an entry. Its key stays with it.
+    ///
+    /// # Errors
+    /// As renameat2(2).
+    pub fn rename(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        new_parent: u64,
+        new_name: &OsStr,
+        mode: RenameMode,
+    ) -> FsResult<()> {
+        self.check_writable()?;
+        let (from, to) = (self.inodes.find(parent)?, self.inodes.find(new_parent)?);
+        let source = seal_name(&*from.directory(&self.volume)?, name)?;
+        let target = seal_name(&*to.directory(&self.volume)?, new_name)?;
+        if source.name == target.name && Arc::ptr_eq(&from, &to) {
+            // Both names are the same entry; only its absence or NOREPLACE makes a difference.
+            self.exists(&from, &source)?;
+            let refused = mode == RenameMode::NoReplace;
+            return if refused { Err(FsError::new(libc::EEXIST)) } else { Ok(()) };
+        }
+        self.write_sidecar(&to, &target)?;
+        if mode == RenameMode::Exchange {
+            self.write_sidecar(&from, &source)?;
+        }
+        let emptied = match mode {
+            RenameMode::Replace => self.make_way(&from, &source, &to, &target)?,
+            _ => None,
+        };
+        let flags = match mode {
+            RenameMode::Replace => RenameFlags::empty(),
+            RenameMode::NoReplace => RenameFlags::NOREPLACE,
+            RenameMode::Exchange => RenameFlags::EXCHANGE,
+        };
+        let renamed = rustix::fs::renameat_with(from.fd(), &source.name, to.fd(), &target.name, flags);
+        if let Err(error) = renamed {
+            self.refill_directory(emptied);
+            if self.exists(&to, &target).is_err() {
+                self.remove_sidecar(&to, &target);
+            }
+            return Err(error.into());
+        }
+        if mode != RenameMode::Exchange {
+            self.remove_sidecar(&from, &source);
+        }
+        Ok(())
+    }
+
+    fn exists(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
+        rustix::fs::statat(parent.fd(), &stored.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(())
+    }
+
+    /// When a directory is to replace an empty one, which the backing filesystem does not take for
+    /// empty because of its record: empties it.
+    fn make_way(
+        &self,
+        from: &Inode,
+        source: &StoredName,
+        to: &Inode,
+        target: &StoredName,
+    ) -> FsResult<Option<Emptied>> {
+        let kind = |parent: &Inode, stored: &StoredName| {
+            let stat = rustix::fs::statat(parent.fd(), &stored.name, AtFlags::SYMLINK_NOFOLLOW);
+            stat.ok().and_then(|stat| FileKind::of_mode(stat.st_mode))
+        };
+        let directory = Some(FileKind::Directory);
+        if kind(from, source) == directory && kind(to, target) == directory {
+            return self.empty_directory(to, target).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// Removes what kmsfs itself keeps in a directory, if there is nothing else.
+    fn empty_directory(&self, parent: &Inode, stored: &StoredName) -> FsResult<Emptied> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(parent.fd(), &stored.name, flags, Mode::empty())?;
+        let names = backing_names(&fd)?;
+        let is_own = |name: &OsStr| {
+            let name = name.as_encoded_bytes();
+            let entry = name.starts_with(LONG_PREFIX.as_bytes()) && !name.ends_with(SIDECAR_SUFFIX.as_bytes());
+            name.starts_with(RESERVED_PREFIX.as_bytes()) && !entry
+        };
+        if !names.iter().all(|name| is_own(name)) {
+            return Err(FsError::new(libc::ENOTEMPTY));
+        }
+        let directory = Directory::open(&self.volume, &fd)?;
+        for name in names.iter().filter(|name| *name != DIRECTORY_NAME) {
+            rustix::fs::unlinkat(&fd, name, AtFlags::empty())?;
+        }
+        rustix::fs::unlinkat(&fd, DIRECTORY_NAME, AtFlags::empty())?;
+        Ok(Emptied { fd, directory })
+    }
+
+    /// Gives a directory its record back that was not removed after all.
+    fn refill_directory(&self, emptied: Option<Emptied>) {
+        let Some(Emptied { fd, directory }) = emptied else { return };
+        if let Err(error) = directory.restore_record(&self.volume, &fd) {
+            tracing::error!("directory {}: {error}", crate::sys::path_of(&fd));
+        }
+    }
+}
+
+/// A directory whose record was taken away, and the record.
+struct Emptied {
+    fd: std::os::fd::OwnedFd,
+    directory: Directory,
+}

@@ -1,0 +1,206 @@
+//! The thread that settles files after their last handle was closed, many with one flush.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::inode::Inode;
+use super::keys::Access;
+use super::open_file::OpenFile;
+use super::{Fs, FsResult};
+use crate::chunk::{Settling, Step};
+
+/// Seconds that a file rests after its last use before it is settled.
+const REST: i64 = 3;
+/// Files waiting beyond which they are settled without rest: each holds a descriptor.
+const MANY: usize = 512;
+/// Files settled together.
+const BATCH: usize = 512;
+/// Files up to which each is flushed by itself rather than the whole backing filesystem.
+const FEW: usize = 4;
+/// How often the thread looks.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Rounds over everything that is left, at the end of a mount.
+const LAST_ROUNDS: u32 = 3;
+
+/// Files that wait to be settled. The work is done by [`Fs::run_settler`], on a thread that
+/// whoever mounts provides.
+pub struct Settler {
+    begin: Instant,
+    waiting: Mutex<HashMap<u64, Arc<Inode>>>,
+    wake: Condvar,
+    stopped: Mutex<bool>,
+}
+
+impl Default for Settler {
+    fn default() -> Self {
+        Self {
+            begin: Instant::now(),
+            waiting: Mutex::default(),
+            wake: Condvar::new(),
+            stopped: Mutex::new(false),
+        }
+    }
+}
+
+impl Settler {
+    pub(super) fn add(&self, inode: &Arc<Inode>) {
+        let mut waiting = self.waiting.lock();
+        waiting.insert(inode.ino, Arc::clone(inode));
+        let many = waiting.len() >= MANY;
+        drop(waiting);
+        if many {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Seconds since the mount.
+    pub(super) fn now(&self) -> i64 {
+        self.begin.elapsed().as_secs().cast_signed()
+    }
+
+    /// Takes the files that have rested, or all when `rested` is false or there are many.
+    fn take(&self, rested: bool) -> Vec<Arc<Inode>> {
+        let mut waiting = self.waiting.lock();
+        let latest = if rested && waiting.len() < MANY { self.now() - REST } else { i64::MAX };
+        let ready: Vec<u64> = waiting
+            .iter()
+            .filter(|(_, inode)| {
+                let opening = inode.opening();
+                opening.file.as_ref().is_none_or(|f| f.last_use.load(Ordering::Relaxed) <= latest)
+            })
+            .map(|(ino, _)| *ino)
+            .take(BATCH)
+            .collect();
+        ready.iter().filter_map(|ino| waiting.remove(ino)).collect()
+    }
+}
+
+/// One file of a batch.
+struct Job {
+    inode: Arc<Inode>,
+    open: Arc<OpenFile>,
+    settling: Settling,
+}
+
+impl Fs {
+    /// Settles files until [`Fs::stop_settler`]; returns then.
+    pub fn run_settler(&self) {
+        loop {
+            let mut stopped = self.settler.stopped.lock();
+            if !*stopped {
+                self.settler.wake.wait_for(&mut stopped, PERIOD);
+            }
+            if *stopped {
+                return;
+            }
+            drop(stopped);
+            self.settle_batch(self.settler.take(true));
+        }
+    }
+
+    /// Has [`Fs::run_settler`] return soon.
+    pub fn stop_settler(&self) {
+        *self.settler.stopped.lock() = true;
+        self.settler.wake.notify_all();
+    }
+
+    /// Settles everything that can be. Files under a key that is cut stay unsettled.
+    pub(super) fn settle_all(&self) {
+        for _ in 0..LAST_ROUNDS {
+            loop {
+                let batch = self.settler.take(false);
+                if batch.is_empty() {
+                    break;
+                }
+                self.settle_batch(batch);
+            }
+            // Files whose handles the end of the mount has closed.
+            let open = self.inodes.all().into_iter().filter(|inode| inode.opening().file.is_some());
+            open.for_each(|inode| {
+                inode.opening().handles = 0;
+                self.settler.add(&inode);
+            });
+            if self.settler.waiting.lock().is_empty() {
+                return;
+            }
+        }
+        self.settle_batch(self.settler.take(false));
+    }
+
+    fn settle_batch(&self, inodes: Vec<Arc<Inode>>) {
+        let mut jobs: Vec<Job> = inodes.iter().filter_map(|inode| self.begin_job(inode)).collect();
+        while !jobs.is_empty() {
+            if let Err(error) = self.flush(&jobs) {
+                tracing::error!("settling {} files: {error}", jobs.len());
+                break;
+            }
+            jobs.retain_mut(|job| self.step(job));
+        }
+        for inode in inodes {
+            self.finish_job(&inode);
+        }
+    }
+
+    fn begin_job(&self, inode: &Arc<Inode>) -> Option<Job> {
+        let open = inode.opening().file.clone()?;
+        if inode.links() == 0 {
+            return None;
+        }
+        let begun = (|| {
+            let keys = open.keys(self, Access::WriteBack)?;
+            Ok(open.sealed.begin_settling(&keys)?)
+        })();
+        match begun {
+            Ok(settling) => Some(Job { inode: Arc::clone(inode), settling: settling?, open }),
+            Err(error) => {
+                self.name_damage(inode, error);
+                None
+            }
+        }
+    }
+
+    fn flush(&self, jobs: &[Job]) -> FsResult<()> {
+        if jobs.len() > FEW {
+            return Ok(self.volume.sync()?);
+        }
+        Ok(jobs.iter().try_for_each(|job| job.open.sealed.sync(true))?)
+    }
+
+    /// Takes one file a step further; false when there is nothing more to do for it now.
+    fn step(&self, job: &mut Job) -> bool {
+        let stepped = (|| {
+            let keys = job.open.keys(self, Access::WriteBack)?;
+            Ok(job.open.sealed.settle(&keys, &mut job.settling)?)
+        })();
+        match stepped {
+            Ok(step) => step == Step::Flush,
+            Err(error) => {
+                self.name_damage(&job.inode, error);
+                false
+            }
+        }
+    }
+
+    /// Lets go of a file that is settled, or that cannot be now; one that changed meanwhile waits
+    /// again.
+    fn finish_job(&self, inode: &Arc<Inode>) {
+        let mut opening = inode.opening();
+        let Some(open) = &opening.file else { return };
+        if opening.handles > 0 {
+            return;
+        }
+        if open.sealed.is_settled() || open.gate.check_program().is_err() || inode.links() == 0 {
+            opening.file = None;
+            drop(opening);
+            self.inodes.forget(inode.ino, 0);
+        } else if open.keys.read().is_some() {
+            open.last_use.store(self.settler.now(), Ordering::Relaxed);
+            drop(opening);
+            self.settler.add(inode);
+        }
+    }
+}

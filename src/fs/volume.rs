@@ -1,0 +1,388 @@
+//! The volume itself: its page in two copies, its lock, its epochs.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use thiserror::Error;
+
+use crate::chunk::Backing;
+use crate::format::head::{Head, Kind};
+use crate::format::page::Page;
+use crate::format::schedule::VolumeKeys;
+use crate::format::slot::Wrapped;
+use crate::format::state::VolumeState;
+use crate::format::{FormatError, Id, PAGE_LEN, VOLUME_COPY_NAME, VOLUME_NAME};
+use crate::kms::EncryptionContext;
+use crate::provider::{Provider, ProviderError};
+use crate::sys;
+
+/// Epochs reserved with one durable write. A file needs one per settling.
+const EPOCH_BATCH: u32 = 256;
+/// Seconds by which a clock may have been set back without making interrupted files look forged.
+const CLOCK_SLACK: i64 = 3600;
+
+/// Why a volume cannot be created or opened.
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    /// The directory has no volume page.
+    #[error("{0} is not a kmsfs volume")]
+    NotAVolume(String),
+    /// The directory has something in it.
+    #[error("{0} is not empty")]
+    NotEmpty(String),
+    /// It is a volume already.
+    #[error("{0} is a kmsfs volume already")]
+    AlreadyAVolume(String),
+    /// Written by a newer program, or damaged.
+    #[error("{0}: {1}")]
+    Format(String, FormatError),
+    /// Mounted elsewhere.
+    #[error("{path} is mounted already{}", by.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
+    InUse {
+        /// The backing directory.
+        path: String,
+        /// The process that holds it, if that can be told.
+        by: Option<u32>,
+    },
+    /// The backing directory cannot be written.
+    #[error("{0} is read-only")]
+    ReadOnly(String),
+    /// The backing filesystem has no room.
+    #[error("no space left for {0}")]
+    NoSpace(String),
+    /// The key service refused.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The operating system refused.
+    #[error("{0}: {1}")]
+    Io(String, #[source] io::Error),
+}
+
+/// An open volume; holds its lock.
+pub struct Volume {
+    /// The volume's id, which is also the root directory's.
+    pub id: Id,
+    /// Keys for names, links, directory records.
+    pub keys: VolumeKeys,
+    /// Whether nothing may be written.
+    pub read_only: bool,
+    /// The backing directory.
+    pub root: OwnedFd,
+    /// Files changed since then may have been interrupted by a crash; `None` on a volume that was
+    /// unmounted properly.
+    recover_since: Option<i64>,
+    /// Least epoch for this mount: above all that were used before it.
+    base_epoch: u32,
+    reserved: AtomicU32,
+    page: Mutex<VolumePage>,
+}
+
+struct VolumePage {
+    head: Head,
+    sequence: u64,
+    wrapped: Wrapped,
+    state: VolumeState,
+    /// The page and its copy. The first also carries the lock.
+    files: [File; 2],
+}
+
+impl Volume {
+    /// Makes an empty directory a volume whose new files get `default_key` (an id, ARN or alias).
+    /// Nothing is written unless everything can be.
+    ///
+    /// # Errors
+    /// Any [`VolumeError`] but `InUse`.
+    pub fn create(path: &Path, provider: &dyn Provider, default_key: &str) -> Result<Id, VolumeError> {
+        let shown = path.display().to_string();
+        check_creatable(path)?;
+        let default_key = provider.describe_key(default_key)?.arn;
+        let id = Id::random().map_err(|e| VolumeError::Io(shown.clone(), io::Error::other(e)))?;
+        let own_key = provider.create_internal_key(&format!("kmsfs volume {id}"))?;
+        let made = provider.generate_data_key(&own_key.key_id, &context(id))?;
+        let keys = VolumeKeys::derive(&made.plaintext, id);
+        let wrapped =
+            Wrapped { key_arn: made.key_arn, key_version: made.key_version, blob: made.blob };
+        let state = VolumeState { epochs_reserved: 1, clean: true, unclean_since: 0, default_key };
+        let page = state
+            .encode()
+            .and_then(|state| {
+                let head = Head::new(Kind::Volume, id, id, id);
+                Page::build(&head, 1, &wrapped, &keys.commitment, &state, &keys.header)
+            })
+            .map_err(|e| VolumeError::Format(shown.clone(), e))?;
+        for name in [VOLUME_COPY_NAME, VOLUME_NAME] {
+            write_new(path, name, &page).map_err(|e| explain(&shown, e))?;
+        }
+        Ok(id)
+    }
+
+    /// Opens a volume and locks it: alone for writing, shared for `read_only`. For writing, it
+    /// durably notes that it is mounted.
+    ///
+    /// # Errors
+    /// Any [`VolumeError`] but those of creation.
+    pub fn open(path: &Path, provider: &dyn Provider, read_only: bool) -> Result<Self, VolumeError> {
+        let shown = path.display().to_string();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| explain(&shown, e.into()))?;
+        let files = open_pages(&root, &shown, read_only)?;
+        lock(&files[0], &shown, read_only)?;
+        let page = read_either(&files).map_err(|e| VolumeError::Format(shown.clone(), e))?;
+        let id = page.head.object;
+        let (keys, opened) = unwrap(&page, provider, &shown)?;
+        let (sequence, wrapped, state) = opened;
+        let recover_since = (!state.clean).then_some(state.unclean_since - CLOCK_SLACK);
+        let volume = Self {
+            id,
+            keys,
+            read_only,
+            root,
+            recover_since,
+            base_epoch: state.epochs_reserved.max(1),
+            reserved: AtomicU32::new(state.epochs_reserved),
+            page: Mutex::new(VolumePage { head: page.head, sequence, wrapped, state, files }),
+        };
+        if !read_only {
+            volume.begin_mount().map_err(|e| explain(&shown, e))?;
+        }
+        Ok(volume)
+    }
+
+    /// The epoch for a new session of a file whose newest epoch is `newest`. Epochs are reserved
+    /// durably ahead of use.
+    ///
+    /// # Errors
+    /// When the reservation cannot be written; `EOVERFLOW` after four billion epochs.
+    pub fn next_epoch(&self, newest: u32) -> io::Result<u32> {
+        let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);
+        let epoch = newest.checked_add(1).ok_or_else(overflow)?.max(self.base_epoch);
+        if epoch >= self.reserved.load(Ordering::Acquire) {
+            let mut page = self.page.lock();
+            if epoch >= page.state.epochs_reserved {
+                let reserved = epoch.checked_add(EPOCH_BATCH).ok_or_else(overflow)?;
+                self.update(&mut page, |state| state.epochs_reserved = reserved)?;
+                self.reserved.store(reserved, Ordering::Release);
+            }
+        }
+        Ok(epoch)
+    }
+
+    /// Whether a file that was last changed at `changed` (Unix time in seconds) may have been
+    /// interrupted by a crash.
+    pub fn may_be_interrupted(&self, changed: i64) -> bool {
+        self.recover_since.is_some_and(|since| changed >= since)
+    }
+
+    /// Whether the volume was not unmounted properly before this mount.
+    pub fn is_recovering(&self) -> bool {
+        self.recover_since.is_some()
+    }
+
+    /// ARN of the master key for new files where no directory says otherwise.
+    pub fn default_key(&self) -> String {
+        self.page.lock().state.default_key.clone()
+    }
+
+    /// Sets the master key for new files, durably.
+    ///
+    /// # Errors
+    /// When the page cannot be written; the old key stays.
+    pub fn set_default_key(&self, arn: &str) -> io::Result<()> {
+        self.update(&mut self.page.lock(), |state| arn.clone_into(&mut state.default_key))
+    }
+
+    /// Durably notes that the mount ended properly: every file is settled and durable. `recovered`
+    /// says that nothing from an earlier crash is left either.
+    ///
+    /// # Errors
+    /// When the page cannot be written.
+    pub fn end_mount(&self, recovered: bool) -> io::Result<()> {
+        if self.read_only || (self.is_recovering() && !recovered) {
+            return Ok(());
+        }
+        self.update(&mut self.page.lock(), |state| {
+            state.clean = true;
+            state.unclean_since = 0;
+        })
+    }
+
+    /// Writes everything in the backing filesystem to disk.
+    ///
+    /// # Errors
+    /// As syncfs(2).
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.root)?)
+    }
+
+    fn begin_mount(&self) -> io::Result<()> {
+        let reserved = self.base_epoch.saturating_add(EPOCH_BATCH);
+        self.update(&mut self.page.lock(), |state| {
+            state.epochs_reserved = reserved;
+            if state.clean {
+                state.clean = false;
+                state.unclean_since = jiff::Timestamp::now().as_second();
+            }
+        })?;
+        self.reserved.store(reserved, Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes the page and then its copy, each durably; on failure the state in memory stays.
+    fn update(&self, page: &mut VolumePage, change: impl FnOnce(&mut VolumeState)) -> io::Result<()> {
+        let mut state = page.state.clone();
+        change(&mut state);
+        let sequence = page.sequence + 1;
+        let commitment = &self.keys.commitment;
+        let bytes = state
+            .encode()
+            .and_then(|state| {
+                Page::build(&page.head, sequence, &page.wrapped, commitment, &state, &self.keys.header)
+            })
+            .map_err(io::Error::other)?;
+        for file in &page.files {
+            file.write_at(&bytes, 0)?;
+            file.sync_data()?;
+        }
+        page.state = state;
+        page.sequence = sequence;
+        Ok(())
+    }
+}
+
+/// Encryption context of the volume key.
+fn context(volume: Id) -> EncryptionContext {
+    EncryptionContext::new().with("kmsfs:volume", volume.to_string())
+}
+
+fn check_creatable(path: &Path) -> Result<(), VolumeError> {
+    let shown = path.display().to_string();
+    let mut entries = std::fs::read_dir(path).map_err(|e| explain(&shown, e))?;
+    if path.join(VOLUME_NAME).exists() || path.join(VOLUME_COPY_NAME).exists() {
+        return Err(VolumeError::AlreadyAVolume(shown));
+    }
+    if entries.next().is_some() {
+        return Err(VolumeError::NotEmpty(shown));
+    }
+    rustix::fs::accessat(CWD, path, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS)
+        .map_err(|e| explain(&shown, e.into()))
+}
+
+/// Writes a file that is there whole or not at all.
+fn write_new(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let aside = dir.join(format!("{name}.new"));
+    let written = (|| {
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&aside, dir.join(name))?;
+        File::open(dir)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&aside);
+    }
+    written
+}
+
+/// Opens the page and its copy; one that is missing is made anew from the other.
+fn open_pages(root: &OwnedFd, shown: &str, read_only: bool) -> Result<[File; 2], VolumeError> {
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let open = |name: &str, flags| {
+        rustix::fs::openat(root, name, access | flags | OFlags::CLOEXEC, Mode::from(0o600)).map(File::from)
+    };
+    let main = open(VOLUME_NAME, OFlags::empty());
+    let copy = open(VOLUME_COPY_NAME, OFlags::empty());
+    use rustix::io::Errno;
+    match (main, copy) {
+        (Ok(main), Ok(copy)) => Ok([main, copy]),
+        (Err(Errno::NOENT), Err(Errno::NOENT)) => Err(VolumeError::NotAVolume(shown.to_owned())),
+        (Err(Errno::NOENT), Ok(copy)) => {
+            tracing::warn!("{shown}: {VOLUME_NAME} is missing; using its copy");
+            let main = if read_only { copy.try_clone() } else { restore(&copy, || open(VOLUME_NAME, OFlags::CREATE)) };
+            Ok([main.map_err(|e| explain(shown, e))?, copy])
+        }
+        (Ok(main), Err(Errno::NOENT)) => {
+            tracing::warn!("{shown}: {VOLUME_COPY_NAME} is missing; making it anew");
+            let copy = if read_only { main.try_clone() } else { restore(&main, || open(VOLUME_COPY_NAME, OFlags::CREATE)) };
+            Ok([main, copy.map_err(|e| explain(shown, e))?])
+        }
+        (Err(e), _) | (_, Err(e)) => Err(explain(shown, e.into())),
+    }
+}
+
+fn restore(from: &File, create: impl FnOnce() -> rustix::io::Result<File>) -> io::Result<File> {
+    let mut page = [0; PAGE_LEN];
+    from.read_at(&mut page, 0)?;
+    let to = create()?;
+    to.write_at(&page, 0)?;
+    to.sync_all()?;
+    Ok(to)
+}
+
+fn lock(file: &File, shown: &str, read_only: bool) -> Result<(), VolumeError> {
+    let operation = if read_only {
+        FlockOperation::NonBlockingLockShared
+    } else {
+        FlockOperation::NonBlockingLockExclusive
+    };
+    match rustix::fs::flock(file, operation) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(VolumeError::InUse { path: shown.to_owned(), by: sys::lock_holder(file.as_fd()) })
+        }
+        Err(e) => Err(explain(shown, e.into())),
+    }
+}
+
+/// The newer of the two pages that can be read.
+fn read_either(files: &[File; 2]) -> Result<Page, FormatError> {
+    let mut newest: Result<Page, FormatError> = Err(FormatError::NotKmsfs);
+    for file in files {
+        let mut bytes = [0; PAGE_LEN];
+        let parsed = match file.read_at(&mut bytes, 0) {
+            Ok(_) => Page::parse(&bytes, Kind::Volume),
+            Err(_) => Err(FormatError::NotKmsfs),
+        };
+        let sequence = |page: &Page| page.slots().first().map(|slot| slot.sequence);
+        newest = match (newest, parsed) {
+            (Ok(best), Ok(other)) if sequence(&other) > sequence(&best) => Ok(other),
+            (Ok(best), _) => Ok(best),
+            (Err(_), Ok(page)) => Ok(page),
+            (Err(FormatError::NotKmsfs), Err(error)) | (Err(error), Err(_)) => Err(error),
+        };
+    }
+    newest
+}
+
+type OpenedState = (u64, Wrapped, VolumeState);
+
+fn unwrap(page: &Page, provider: &dyn Provider, shown: &str) -> Result<(VolumeKeys, OpenedState), VolumeError> {
+    let id = page.head.object;
+    let mut refused = FormatError::NoValidSlot;
+    for slot in page.slots() {
+        let key = provider.unwrap(&slot.wrapped.blob, &context(id))?.plaintext;
+        let opened = VolumeKeys::derive_checked(&key, id, &slot.commitment).and_then(|keys| {
+            let state = VolumeState::parse(&page.open(slot, &keys.header)?)?;
+            Ok((keys, (slot.sequence, slot.wrapped.clone(), state)))
+        });
+        match opened {
+            Ok(opened) => return Ok(opened),
+            Err(error) => refused = error,
+        }
+    }
+    Err(VolumeError::Format(shown.to_owned(), refused))
+}
+
+fn explain(shown: &str, error: io::Error) -> VolumeError {
+    match error.raw_os_error() {
+        Some(libc::EROFS) => VolumeError::ReadOnly(shown.to_owned()),
+        Some(libc::ENOSPC | libc::EDQUOT) => VolumeError::NoSpace(shown.to_owned()),
+        _ => VolumeError::Io(shown.to_owned(), error),
+    }
+}

@@ -1,0 +1,142 @@
+//! Cutting a master key's files off and letting them back in, as the key service orders.
+//!
+//! *Draining* refuses programs but still takes what the kernel writes back; the caches of every
+//! file of the key are written back and dropped, until no more writes arrive. *Cutting* refuses
+//! everything, takes the data keys away and drops what was cached in between.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::error::errno_of_state;
+use super::inode::Inode;
+use super::keys::Gate;
+use super::open_file::OpenFile;
+use super::Fs;
+use crate::kms::{CutReport, KeyId, KeyState, KeyWatcher, MountStatus, Unwritten};
+
+/// Passes over a key's files while writes keep arriving.
+const MAX_PASSES: u32 = 3;
+/// How long the last dropping of caches may take.
+const CUT_BUDGET: Duration = Duration::from_secs(5);
+
+/// A mounted filesystem, as the key service sees it.
+pub struct Watcher(pub Arc<Fs>);
+
+impl KeyWatcher for Watcher {
+    fn describe(&self) -> MountStatus {
+        let fs = &self.0;
+        let mut open_files: BTreeMap<String, u64> = BTreeMap::new();
+        for (_, open) in fs.open_files() {
+            *open_files.entry(open.sealed.wrapped().key_arn).or_default() += 1;
+        }
+        MountStatus {
+            mountpoint: fs.mountpoint.display().to_string(),
+            volume: fs.volume.id.to_string(),
+            pid: std::process::id(),
+            read_only: fs.volume.read_only,
+            open_files,
+        }
+    }
+
+    fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
+        let fs = &self.0;
+        let gate = fs.gates.of_key(&key.to_string());
+        gate.drain(errno_of_state(KeyState::Disabled));
+        let deadline = Instant::now() + budget;
+        let mut late = Vec::new();
+        for _ in 0..MAX_PASSES {
+            let written = gate.write_backs.load(Ordering::SeqCst);
+            late = fs.invalidate(&fs.files_of(&gate), deadline);
+            if gate.write_backs.load(Ordering::SeqCst) == written || Instant::now() >= deadline {
+                break;
+            }
+        }
+        fs.report(&gate, &late)
+    }
+
+    fn cut(&self, key: &KeyId, state: KeyState) -> CutReport {
+        let fs = &self.0;
+        let gate = fs.gates.of_key(&key.to_string());
+        gate.cut(errno_of_state(state));
+        fs.cache.evict_key(key);
+        let files = fs.files_of(&gate);
+        let report = fs.report(&gate, &[]);
+        for (_, open) in &files {
+            // Waits for the operations that hold the keys.
+            open.keys.write().take();
+        }
+        let late = fs.invalidate(&files, Instant::now() + CUT_BUDGET);
+        if !late.is_empty() {
+            tracing::warn!("{} files may still have cached pages", late.len());
+        }
+        report
+    }
+
+    fn restore(&self, key: &KeyId) {
+        self.0.gates.of_key(&key.to_string()).open();
+    }
+}
+
+type OpenInode = (Arc<Inode>, Arc<OpenFile>);
+
+impl Fs {
+    fn open_files(&self) -> Vec<OpenInode> {
+        let inodes = self.inodes.all().into_iter();
+        inodes
+            .filter_map(|inode| {
+                let open = inode.opening().file.clone()?;
+                Some((inode, open))
+            })
+            .collect()
+    }
+
+    fn files_of(&self, gate: &Arc<Gate>) -> Vec<OpenInode> {
+        self.open_files().into_iter().filter(|(_, open)| Arc::ptr_eq(&open.gate, gate)).collect()
+    }
+
+    /// Writes back and drops the kernel's pages of files; answers those for which that took too
+    /// long. On a thread of its own, for the kernel may wait for us in turn.
+    fn invalidate(&self, files: &[OpenInode], deadline: Instant) -> Vec<Arc<Inode>> {
+        let Some(kernel) = self.kernel.read().clone() else { return Vec::new() };
+        let (done, answers) = mpsc::channel();
+        let inos: Vec<u64> = files.iter().map(|(inode, _)| inode.ino).collect();
+        std::thread::spawn(move || {
+            for ino in inos {
+                if let Err(error) = kernel.invalidate(ino) {
+                    tracing::warn!("inode {ino}: cached pages could not be dropped: {error}");
+                }
+                if done.send(ino).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut late: BTreeMap<u64, Arc<Inode>> =
+            files.iter().map(|(inode, _)| (inode.ino, Arc::clone(inode))).collect();
+        while !late.is_empty() {
+            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(ino) => _ = late.remove(&ino),
+                Err(_) => break,
+            }
+        }
+        late.into_values().collect()
+    }
+
+    fn report(&self, gate: &Arc<Gate>, late: &[Arc<Inode>]) -> CutReport {
+        let files = self.files_of(gate);
+        let in_use = files.iter().map(|(inode, _)| inode.opening().handles).filter(|&n| n > 0);
+        let (count, handles) = in_use.fold((0, 0), |(files, handles), n| (files + 1, handles + n));
+        CutReport {
+            mount: self.mountpoint.display().to_string(),
+            files: count,
+            handles,
+            unwritten: late
+                .iter()
+                .map(|inode| Unwritten { file: crate::sys::path_of(inode.fd()), bytes: 0 })
+                .collect(),
+            unreachable: false,
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Extended attributes.
+//!
+//! A user attribute is stored in one backing attribute, named by a keyed hash, whose value holds
+//! the sealed name (under the volume's key, so that names can be listed without the file's key)
+//! and the sealed value (under the file's key). Attributes that the kernel interprets are stored
+//! as they are. Two names are the filesystem's own: `user.kmsfs.key`, a directory's assigned
+//! master key, and `user.kmsfs.info`, a description of a file that is never listed.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use data_encoding::BASE64URL_NOPAD;
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::inode::Inode;
+use super::keys::Access;
+use super::{FileKind, Fs, FsError, FsResult};
+use crate::codec::Reader;
+use crate::crypto::kdf::Kdf;
+use crate::crypto::wrap::{open_into, seal_into};
+use crate::crypto::{NONCE_LEN, TAG_LEN};
+use crate::format::head::Kind;
+use crate::format::page::Page;
+use crate::format::{PAGE_LEN, SEALED_XATTR_PREFIX};
+use crate::secret::Key;
+use crate::sys;
+
+/// A directory's assigned master key; readable and settable.
+pub const KEY_XATTR: &str = "user.kmsfs.key";
+/// A description of a file as JSON; readable.
+pub const INFO_XATTR: &str = "user.kmsfs.info";
+
+const OWN_PREFIX: &[u8] = b"user.kmsfs.";
+const USER_PREFIX: &[u8] = b"user.";
+const SEAL_OVERHEAD: usize = NONCE_LEN + TAG_LEN;
+/// Largest value in bytes, as the kernel has it (`XATTR_SIZE_MAX`).
+const MAX_VALUE_LEN: usize = 65_536;
+const LABEL: &[u8] = b"kmsfs v1 xattr";
+
+/// What [`INFO_XATTR`] shows.
+#[derive(Debug, Serialize)]
+struct FileInfo {
+    volume_id: String,
+    file_id: String,
+    key_arn: String,
+    key_version: u32,
+    chunk_size: u64,
+    size: u64,
+    stored_size: u64,
+    /// Absent when the file's key is not usable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct DirectoryInfo {
+    volume_id: String,
+    directory_id: String,
+    assigned_key: String,
+    default_key: String,
+}
+
+impl Fs {
+    /// The value of an attribute.
+    ///
+    /// # Errors
+    /// As getxattr(2); a user attribute of a file needs the file's key.
+    pub fn getxattr(&self, ino: u64, name: &OsStr) -> FsResult<Vec<u8>> {
+        let inode = self.inodes.find(ino)?;
+        match name.as_bytes() {
+            n if n == KEY_XATTR.as_bytes() => {
+                let assigned = self.assigned_key(&inode)?;
+                if assigned.is_empty() { Err(FsError::new(libc::ENODATA)) } else { Ok(assigned.into_bytes()) }
+            }
+            n if n == INFO_XATTR.as_bytes() => self.info(&inode),
+            n if n.starts_with(USER_PREFIX) => {
+                let stored = read_backing(&inode, &self.backing_name(n))?;
+                self.with_value_key(&inode, |key| open_value(key, n, &stored))
+            }
+            _ => read_backing(&inode, name),
+        }
+    }
+
+    /// Sets an attribute. `flags` are setxattr(2)'s.
+    ///
+    /// # Errors
+    /// As setxattr(2); `EPERM` for the filesystem's own names but [`KEY_XATTR`] on a directory.
+    pub fn setxattr(&self, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> FsResult<()> {
+        self.check_writable()?;
+        let inode = self.inodes.find(ino)?;
+        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+        let path = sys::proc_path(inode.fd());
+        match name.as_bytes() {
+            n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, value),
+            n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
+            n if n.starts_with(USER_PREFIX) => {
+                if value.len() > MAX_VALUE_LEN {
+                    return Err(FsError::new(libc::E2BIG));
+                }
+                let sealed = self.with_value_key(&inode, |key| self.seal_attribute(key, n, value))?;
+                Ok(rustix::fs::setxattr(path, self.backing_name(n).as_bytes(), &sealed, flags)?)
+            }
+            n => Ok(rustix::fs::setxattr(path, n, value, flags)?),
+        }
+    }
+
+    /// The names of all attributes, each ended by a zero byte.
+    ///
+    /// # Errors
+    /// As listxattr(2).
+    pub fn listxattr(&self, ino: u64) -> FsResult<Vec<u8>> {
+        let inode = self.inodes.find(ino)?;
+        let mut names = Vec::new();
+        let mut add = |name: &[u8]| {
+            names.extend_from_slice(name);
+            names.push(0);
+        };
+        if inode.kind == FileKind::Directory && !self.assigned_key(&inode)?.is_empty() {
+            add(KEY_XATTR.as_bytes());
+        }
+        for stored in list_backing(&inode)?.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+            if stored.starts_with(SEALED_XATTR_PREFIX.as_bytes()) {
+                let value = read_backing(&inode, OsStr::from_bytes(stored))?;
+                if let Some(name) = self.open_attribute_name(&value) {
+                    add(&name);
+                }
+            } else if !stored.starts_with(OWN_PREFIX) {
+                add(stored);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Removes an attribute.
+    ///
+    /// # Errors
+    /// As removexattr(2).
+    pub fn removexattr(&self, ino: u64, name: &OsStr) -> FsResult<()> {
+        self.check_writable()?;
+        let inode = self.inodes.find(ino)?;
+        let path = sys::proc_path(inode.fd());
+        match name.as_bytes() {
+            n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, b""),
+            n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
+            n if n.starts_with(USER_PREFIX) => {
+                Ok(rustix::fs::removexattr(path, self.backing_name(n).as_bytes())?)
+            }
+            n => Ok(rustix::fs::removexattr(path, n)?),
+        }
+    }
+
+    fn assigned_key(&self, inode: &Inode) -> FsResult<String> {
+        match inode.kind {
+            FileKind::Directory if inode.ino == super::ROOT_INO => Ok(self.volume.default_key()),
+            FileKind::Directory => Ok(inode.directory(&self.volume)?.assigned_key()),
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// Assigns a master key, named in any way that the key service knows, to a directory.
+    fn assign_key(&self, inode: &Inode, key: &[u8]) -> FsResult<()> {
+        if inode.kind != FileKind::Directory {
+            return Err(FsError::new(libc::EPERM));
+        }
+        let key = std::str::from_utf8(key).map_err(|_| FsError::new(libc::EINVAL))?;
+        let is_root = inode.ino == super::ROOT_INO;
+        let arn = match key {
+            "" if is_root => return Err(FsError::new(libc::EPERM)),
+            "" => String::new(),
+            key => self.provider.describe_key(key)?.arn,
+        };
+        if is_root {
+            return Ok(self.volume.set_default_key(&arn)?);
+        }
+        inode.directory(&self.volume)?.assign_key(&self.volume, inode.fd(), &arn)
+    }
+
+    fn info(&self, inode: &Arc<Inode>) -> FsResult<Vec<u8>> {
+        let json = match inode.kind {
+            FileKind::Regular => serde_json::to_vec(&self.file_info(inode)?),
+            FileKind::Directory => serde_json::to_vec(&DirectoryInfo {
+                volume_id: self.volume.id.to_string(),
+                directory_id: inode.directory(&self.volume)?.id.to_string(),
+                assigned_key: self.assigned_key(inode)?,
+                default_key: self.volume.default_key(),
+            }),
+            _ => return Err(FsError::new(libc::ENODATA)),
+        };
+        json.map_err(|_| FsError::new(libc::EIO))
+    }
+
+    /// What is known about a file; without its key, what its header says in public.
+    fn file_info(&self, inode: &Arc<Inode>) -> FsResult<FileInfo> {
+        let stored_size = rustix::fs::fstat(inode.fd())?.st_size.cast_unsigned();
+        if let Ok(open) = self.open_file(inode, false) {
+            let (head, wrapped) = (open.sealed.head(), open.sealed.wrapped());
+            let info = FileInfo {
+                volume_id: head.volume.to_string(),
+                file_id: head.object.to_string(),
+                key_arn: wrapped.key_arn,
+                key_version: wrapped.key_version,
+                chunk_size: head.layout().unit(),
+                size: open.sealed.size(),
+                stored_size,
+                settled: Some(open.sealed.is_settled()),
+            };
+            self.close_file(inode);
+            return Ok(info);
+        }
+        let file = std::fs::File::from(sys::reopen(inode.fd(), rustix::fs::OFlags::RDONLY)?);
+        let mut bytes = [0; PAGE_LEN];
+        crate::chunk::Backing::read_at(&file, &mut bytes, 0)?;
+        let page = Page::parse(&bytes, Kind::File)?;
+        let wrapped = page.slots().first().map(|slot| slot.wrapped.clone()).unwrap_or_default();
+        Ok(FileInfo {
+            volume_id: page.head.volume.to_string(),
+            file_id: page.head.object.to_string(),
+            key_arn: wrapped.key_arn,
+            key_version: wrapped.key_version,
+            chunk_size: page.head.layout().unit(),
+            size: page.head.layout().nearest_size(stored_size),
+            stored_size,
+            settled: None,
+        })
+    }
+
+    /// The backing attribute of a user attribute.
+    fn backing_name(&self, name: &[u8]) -> std::ffi::OsString {
+        let hash = Kdf::new(&self.volume.keys.xattr_names, b"").commitment(&[b"name", name]);
+        format!("{SEALED_XATTR_PREFIX}{}", BASE64URL_NOPAD.encode(&hash[..16])).into()
+    }
+
+    /// Runs `f` with the key that seals values: a file's own, else the volume's.
+    fn with_value_key<R>(&self, inode: &Arc<Inode>, f: impl FnOnce(&Key) -> FsResult<R>) -> FsResult<R> {
+        if inode.kind != FileKind::Regular {
+            return f(&self.volume.keys.directory_xattr);
+        }
+        let open = self.open_file(inode, false)?;
+        let result = open.keys(self, Access::Program).and_then(|keys| f(&keys.xattr));
+        self.close_file(inode);
+        result
+    }
+
+    /// Sealed name behind its length, then the sealed value.
+    fn seal_attribute(&self, key: &Key, name: &[u8], value: &[u8]) -> FsResult<Vec<u8>> {
+        let name_len = name.len() + SEAL_OVERHEAD;
+        let mut out = vec![0; 2 + name_len + value.len() + SEAL_OVERHEAD];
+        let (len, rest) = out.split_at_mut(2);
+        let (sealed_name, sealed_value) = rest.split_at_mut(name_len);
+        len.copy_from_slice(&(name_len as u16).to_le_bytes());
+        seal_into(&self.volume.keys.xattr_names, LABEL, name, sealed_name)?;
+        seal_into(key, &value_aad(name), value, sealed_value)?;
+        Ok(out)
+    }
+
+    fn open_attribute_name(&self, stored: &[u8]) -> Option<Vec<u8>> {
+        let sealed = Reader::new(stored).string16().ok()?;
+        let mut name = vec![0; sealed.len().checked_sub(SEAL_OVERHEAD)?];
+        open_into(&self.volume.keys.xattr_names, LABEL, sealed, &mut name).ok()?;
+        Some(name)
+    }
+}
+
+fn open_value(key: &Key, name: &[u8], stored: &[u8]) -> FsResult<Vec<u8>> {
+    let damaged = || FsError::damaged("a damaged extended attribute");
+    let mut r = Reader::new(stored);
+    r.string16().map_err(|_| damaged())?;
+    let len = r.rest().len().checked_sub(SEAL_OVERHEAD).ok_or_else(damaged)?;
+    let mut value = vec![0; len];
+    open_into(key, &value_aad(name), r.rest(), &mut value).map_err(|_| damaged())?;
+    Ok(value)
+}
+
+fn value_aad(name: &[u8]) -> Vec<u8> {
+    [LABEL, b" value ", name].concat()
+}
+
+fn read_backing(inode: &Inode, name: &OsStr) -> FsResult<Vec<u8>> {
+    let path = sys::proc_path(inode.fd());
+    loop {
+        let len = rustix::fs::getxattr(&path, name, &mut [0u8; 0])?;
+        let mut value = vec![0; len];
+        match rustix::fs::getxattr(&path, name, &mut value) {
+            Ok(len) => {
+                value.truncate(len);
+                return Ok(value);
+            }
+            // It grew in between.
+            Err(Errno::RANGE) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn list_backing(inode: &Inode) -> FsResult<Vec<u8>> {
+    let path = sys::proc_path(inode.fd());
+    loop {
+        let len = match rustix::fs::listxattr(&path, &mut [0u8; 0]) {
+            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            len => len?,
+        };
+        let mut names = vec![0; len];
+        match rustix::fs::listxattr(&path, &mut names) {
+            Ok(len) => {
+                names.truncate(len);
+                return Ok(names);
+            }
+            Err(Errno::RANGE) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
