@@ -15,6 +15,10 @@
 //! | 1 | `secret`, `codec`, `sys`, `clock`, `sync` |
 #![deny(unsafe_code)]
 
+pub mod clock;
 pub mod codec;
 pub mod crypto;
+pub mod kms;
+pub mod provider;
 pub mod secret;
+pub mod server;
