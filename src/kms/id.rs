@@ -283,7 +283,7 @@ mod tests {
             (id.to_string(), None, Resource::Key(id)),
             (arn, Some(realm.clone()), Resource::Key(id)),
             (alias.to_string(), None, Resource::Alias(alias.clone())),
-            (alias_arn, Some(realm.clone()), Resource::Alias(alias.clone())),
+            (alias_arn, Some(realm), Resource::Alias(alias)),
         ] {
             assert_eq!(text.parse::<KeyRef>().unwrap(), KeyRef { realm, resource }, "{text}");
         }

@@ -285,3 +285,6 @@ fn master(blob: &[u8]) -> Option<KeyId> {
 fn digest(blob: &[u8], context: &EncryptionContext) -> Digest {
     sha256(&[&(blob.len() as u64).to_le_bytes(), blob, &context.canonical()])
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,9 @@
 mod connection;
 mod mounts;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,8 +20,6 @@ use crate::kms::id::{Arn, KeyId, Resource};
 use crate::kms::state::{KeyManager, KeyState, Operation};
 use crate::kms::store::{Change, Deletion, KeyRecord, Record};
 use crate::kms::watch::{CutReport, KeyWatcher, merge};
-
-use std::sync::atomic::Ordering;
 
 const MIN_WINDOW_DAYS: u32 = 7;
 const MAX_WINDOW_DAYS: u32 = 30;
@@ -207,6 +206,17 @@ impl Service {
         if let Err(error) = spawned {
             tracing::error!(%error, "a mount could not be brought up to date");
         }
+    }
+
+    /// Puts a key into a state that no operation leads to.
+    #[cfg(test)]
+    pub(super) fn force_state(&self, id: &KeyId, state: KeyState) {
+        self.publish_state(id, |record| {
+            record.state = state;
+            let pending = state == KeyState::PendingDeletion;
+            record.deletion = pending.then_some(Deletion { at: Timestamp::MAX, window_days: 30 });
+        })
+        .unwrap();
     }
 
     fn drain(&self, id: KeyId) -> Vec<CutReport> {
