@@ -9,6 +9,7 @@
 pub mod api;
 mod blob;
 mod context;
+mod encoding;
 mod error;
 mod id;
 mod schedule;

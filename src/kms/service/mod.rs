@@ -77,7 +77,7 @@ impl Caller {
 pub struct Service {
     store: Store,
     clock: Arc<dyn Clock>,
-    /// Wall time between deadlines; [`DRAIN_BUDGET`] outside tests.
+    /// How long mounts may drain; [`DRAIN_BUDGET`] outside tests.
     drain_budget: Duration,
     turns: Turns,
     writes: Mutex<()>,

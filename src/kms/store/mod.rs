@@ -191,10 +191,6 @@ impl Store {
 
     /// Makes all changes durable, or none.
     pub(super) fn commit(&self, changes: &[Change<'_>]) -> Result<(), StoreError> {
-        #[cfg(test)]
-        if self.fail_commits.load(Ordering::SeqCst) {
-            return Err(StoreError::NoSpace);
-        }
         self.transact(|transaction| {
             let mut records = transaction.open_table(RECORDS).map_err(StoreError::database)?;
             let mut material = transaction.open_table(MATERIAL).map_err(StoreError::database)?;
@@ -305,6 +301,10 @@ impl Store {
                 .set_durability(Durability::Immediate)
                 .map_err(|error| StoreError::damaged(error.to_string()))?;
             work(&transaction)?;
+            #[cfg(test)]
+            if self.fail_commits.load(Ordering::SeqCst) {
+                return Err(StoreError::NoSpace);
+            }
             transaction.commit().map_err(StoreError::database)
         });
         if matches!(done, Err(StoreError::Io { .. } | StoreError::NoSpace | StoreError::Damaged(_))) {

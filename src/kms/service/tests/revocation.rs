@@ -183,7 +183,7 @@ fn opposite_changes_at_once_leave_mounts_and_state_in_step() {
 fn a_mount_that_comes_back_is_brought_up_to_date() {
     let world = World::new();
     let (disabled, enabled) = (world.key(), world.key());
-    let holds = vec![disabled.arn.clone(), enabled.arn.clone(), "nonsense".to_owned()];
+    let holds = vec![disabled.arn.clone(), enabled.arn, "nonsense".to_owned()];
     let mount = Arc::new(Recorder { holds, ..Recorder::new(&world, &disabled, "/m") });
     world.service().disable_key(&world.caller, &named(&disabled)).unwrap();
     let _guard = world.service().watch(mount.clone());

@@ -72,7 +72,7 @@ fn an_interrupted_creation_leaves_no_store_and_does_not_prevent_the_next() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("store.redb.new"), b"half a store").unwrap();
     assert!(!store_exists(dir.path()));
-    drop(Service::create(dir.path(), &passphrase("p"), &cheap(), world.clock.clone()).unwrap());
+    drop(Service::create(dir.path(), &passphrase("p"), &cheap(), world.clock).unwrap());
     assert!(store_exists(dir.path()));
     assert!(!dir.path().join("store.redb.new").exists());
 }
@@ -81,7 +81,7 @@ fn an_interrupted_creation_leaves_no_store_and_does_not_prevent_the_next() {
 fn files_are_for_the_owner_alone() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("a/b");
-    let clock = World::new().clock.clone();
+    let clock = World::new().clock;
     let _service = Service::create(&dir, &passphrase("p"), &cheap(), clock).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&dir), 0o700);
@@ -153,8 +153,8 @@ fn records_cannot_stand_in_for_each_other() {
 fn a_changed_header_or_slot_does_not_open() {
     let mut world = World::new();
     world.service = None;
-    let (meta, slots): (TableDefinition<'_, &str, &[u8]>, TableDefinition<'_, u32, &[u8]>) =
-        (TableDefinition::new("meta"), TableDefinition::new("slots"));
+    let meta: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+    let slots: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("slots");
     let database = || Database::open(world.dir.path().join("store.redb")).unwrap();
     let (header, slot) = {
         let database = database();
@@ -192,6 +192,39 @@ fn a_changed_header_or_slot_does_not_open() {
 }
 
 #[test]
+fn a_file_of_another_kind_is_named_as_such() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    for contents in [&b""[..], b"hello", &[0; 8192]] {
+        fs::write(dir.path().join("store.redb"), contents).unwrap();
+        let opened = Service::open(dir.path(), &passphrase("p"), world.clock.clone());
+        assert!(matches!(opened, Err(StoreError::NotAStore(_))), "{:?}", opened.err());
+        assert_eq!(fs::read(dir.path().join("store.redb")).unwrap(), contents, "the file was changed");
+    }
+}
+
+#[test]
+fn a_damaged_file_is_refused_or_harmless_and_never_a_panic() {
+    let mut world = World::new();
+    let key = world.key();
+    let made = world.service().generate_data_key(&world.caller, &key.arn, &context()).unwrap();
+    world.service = None;
+    let path = world.path().join("store.redb");
+    let whole = fs::read(&path).unwrap();
+    let stride = whole.len() / 199;
+    for at in (0..320).chain((320..whole.len()).step_by(stride)) {
+        let mut broken = whole.clone();
+        broken[at] ^= 0x55;
+        fs::write(&path, &broken).unwrap();
+        if world.try_reopen().is_ok() {
+            assert_eq!(world.service().describe_key(&world.caller, &named(&key)).unwrap(), key, "byte {at}");
+            let got = world.service().decrypt_data_key(&world.caller, &made.blob, &context()).unwrap();
+            assert_eq!(got.plaintext, made.plaintext, "byte {at}");
+        }
+    }
+}
+
+#[test]
 fn a_failed_write_leaves_everything_as_it_was() {
     let mut world = World::new();
     let key = world.key();
@@ -207,6 +240,9 @@ fn a_failed_write_leaves_everything_as_it_was() {
     assert_eq!(after, key);
     assert_eq!(service.list_keys(caller, &ListKeysRequest::default()).unwrap().keys.len(), 1);
     assert!(service.decrypt_data_key(caller, &made.blob, &context()).is_ok());
+    // The database is opened anew for the first write that can succeed again.
+    service.store.fail_commits.store(false, std::sync::atomic::Ordering::SeqCst);
+    service.create_alias(caller, &alias("alias/a", &key)).unwrap();
     drop(service);
     world.reopen();
     assert_eq!(world.service().describe_key(&world.caller, &named(&key)).unwrap(), key);
