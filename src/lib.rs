@@ -16,11 +16,16 @@
 #![deny(unsafe_code)]
 
 pub mod chunk;
+pub mod clock;
 pub mod codec;
 pub mod crypto;
 pub mod format;
+pub mod fs;
+pub mod kms;
 pub mod names;
+pub mod provider;
 pub mod secret;
+pub mod server;
 pub mod sync;
 pub mod sys;
 pub mod tools;

@@ -192,7 +192,13 @@ impl Fs {
             .map_err(|e| FsError::damaged(format!("{}: {e}", sys::path_of(inode.fd()))))
     }
 
-    fn set_size(&self, by: Requester, inode: &std::sync::Arc<Inode>, fh: Option<u64>, size: u64) -> FsResult<()> {
+    fn set_size(
+        &self,
+        by: Requester,
+        inode: &std::sync::Arc<Inode>,
+        fh: Option<u64>,
+        size: u64,
+    ) -> FsResult<()> {
         if inode.kind != FileKind::Regular {
             return Err(FsError::new(libc::EINVAL));
         }
@@ -250,9 +256,9 @@ fn attr_of_stat(stat: &Stat) -> FsResult<Attr> {
         gid: stat.st_gid,
         rdev: stat.st_rdev as u32,
         blksize: stat.st_blksize as u32,
-        atime: time(stat.st_atime, stat.st_atime_nsec.cast_unsigned()),
-        mtime: time(stat.st_mtime, stat.st_mtime_nsec.cast_unsigned()),
-        ctime: time(stat.st_ctime, stat.st_ctime_nsec.cast_unsigned()),
+        atime: time(stat.st_atime, stat.st_atime_nsec),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec),
     })
 }
 

@@ -158,8 +158,7 @@ impl Fs {
         let head = Head::new(Kind::File, self.volume.id, Id::random()?, directory.id);
         let context = file_context(head.volume, head.object);
         let made = self.provider.generate_data_key(&key, &context)?;
-        let wrapped =
-            Wrapped { key_arn: made.key_arn, key_version: made.key_version, blob: made.blob };
+        let wrapped = Wrapped { key_arn: made.key_arn, key_version: made.key_version, blob: made.blob };
         let epoch = self.next_epoch(0)?;
         let opened = SealedFile::create(Disk::writable(file), head, &made.plaintext, wrapped, epoch)?;
         gate.check_program()?;
@@ -217,10 +216,8 @@ impl Fs {
 /// set-group-ID directory, else the requester's.
 fn give_to(by: Requester, fd: impl AsFd, mode: u32) -> FsResult<()> {
     let stat = rustix::fs::fstat(fd.as_fd())?;
-    let ours = Requester {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-    };
+    let ours =
+        Requester { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
     // A group other than this process's was inherited.
     let gid = (stat.st_gid == ours.gid && by.gid != ours.gid).then(|| rustix::fs::Gid::from_raw(by.gid));
     let uid = (by.uid != ours.uid).then(|| Uid::from_raw(by.uid));

@@ -61,9 +61,7 @@ impl Directory {
     /// `EIO` when the record is damaged and cannot be rebuilt.
     pub fn open(volume: &Volume, fd: impl AsFd) -> FsResult<Self> {
         match read_record(volume, fd.as_fd()) {
-            Ok((id, record)) => {
-                Ok(Self { id, names: volume.keys.names(id), record: RwLock::new(record) })
-            }
+            Ok((id, record)) => Ok(Self { id, names: volume.keys.names(id), record: RwLock::new(record) }),
             Err(ReadError::Lost(why)) => recover(volume, fd.as_fd(), why),
             Err(ReadError::Io(error)) => Err(error),
         }
@@ -193,14 +191,14 @@ fn open_record(fd: impl AsFd, flags: OFlags) -> FsResult<File> {
 /// needs no old id.
 fn recover(volume: &Volume, fd: impl AsFd, why: FormatError) -> FsResult<Directory> {
     let names = backing_names(fd.as_fd())?;
-    let sample = names.iter().find(|name| {
-        !matches!(names::open(&volume.keys.directory, name), Entry::Reserved | Entry::Long)
-    });
+    let sample = names
+        .iter()
+        .find(|name| !matches!(names::open(&volume.keys.directory, name), Entry::Reserved | Entry::Long));
     let found = match sample {
         None => Some(Id::random()?),
-        Some(sample) => candidates(fd.as_fd(), &names).into_iter().find(|id| {
-            matches!(names::open(&volume.keys.names(*id), sample), Entry::Name(_))
-        }),
+        Some(sample) => candidates(fd.as_fd(), &names)
+            .into_iter()
+            .find(|id| matches!(names::open(&volume.keys.names(*id), sample), Entry::Name(_))),
     };
     let path = sys::path_of(fd.as_fd());
     let Some(id) = found else {

@@ -134,9 +134,8 @@ impl InodeTable {
             return Err(FsError::new(libc::EXDEV));
         }
         let mut table = self.by_ino.write();
-        let inode = table
-            .entry(stat.st_ino)
-            .or_insert_with(|| Arc::new(Inode::new(stat.st_ino, kind, fd, &stat)));
+        let inode =
+            table.entry(stat.st_ino).or_insert_with(|| Arc::new(Inode::new(stat.st_ino, kind, fd, &stat)));
         inode.lookups.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::clone(inode))
     }

@@ -78,7 +78,14 @@ impl Fs {
     ///
     /// # Errors
     /// As write(2); `EIO` for a damaged chunk that is overwritten in part.
-    pub fn write(&self, fh: u64, offset: u64, data: &[u8], from_cache: bool, drop_suid: bool) -> FsResult<()> {
+    pub fn write(
+        &self,
+        fh: u64,
+        offset: u64,
+        data: &[u8],
+        from_cache: bool,
+        drop_suid: bool,
+    ) -> FsResult<()> {
         let handle = self.handle(fh)?;
         let access = if from_cache { Access::WriteBack } else { Access::Program };
         let written = (|| {

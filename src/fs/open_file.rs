@@ -225,11 +225,8 @@ impl Fs {
     fn read_in(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
         let disk = Disk::open(inode, want_write, self.volume.read_only)?;
         let changed = rustix::fs::fstat(inode.fd())?.st_ctime;
-        let integrity = if self.volume.may_be_interrupted(changed) {
-            Integrity::Recovering
-        } else {
-            Integrity::Strict
-        };
+        let integrity =
+            if self.volume.may_be_interrupted(changed) { Integrity::Recovering } else { Integrity::Strict };
         let mut gate = None;
         let opened = SealedFile::open(disk, integrity, |head, wrapped| {
             if head.volume != self.volume.id {

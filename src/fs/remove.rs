@@ -135,7 +135,8 @@ impl Fs {
         let names = backing_names(&fd)?;
         let is_own = |name: &OsStr| {
             let name = name.as_encoded_bytes();
-            let entry = name.starts_with(LONG_PREFIX.as_bytes()) && !name.ends_with(SIDECAR_SUFFIX.as_bytes());
+            let entry =
+                name.starts_with(LONG_PREFIX.as_bytes()) && !name.ends_with(SIDECAR_SUFFIX.as_bytes());
             name.starts_with(RESERVED_PREFIX.as_bytes()) && !entry
         };
         if !names.iter().all(|name| is_own(name)) {

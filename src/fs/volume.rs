@@ -103,10 +103,9 @@ impl Volume {
         let default_key = provider.describe_key(default_key)?.arn;
         let id = Id::random().map_err(|e| VolumeError::Io(shown.clone(), io::Error::other(e)))?;
         let own_key = provider.create_internal_key(&format!("kmsfs volume {id}"))?;
-        let made = provider.generate_data_key(&own_key.key_id, &context(id))?;
+        let made = provider.generate_data_key(&own_key.key_id.to_string(), &context(id))?;
         let keys = VolumeKeys::derive(&made.plaintext, id);
-        let wrapped =
-            Wrapped { key_arn: made.key_arn, key_version: made.key_version, blob: made.blob };
+        let wrapped = Wrapped { key_arn: made.key_arn, key_version: made.key_version, blob: made.blob };
         let state = VolumeState { epochs_reserved: 1, clean: true, unclean_since: 0, default_key };
         let page = state
             .encode()
@@ -304,12 +303,20 @@ fn open_pages(root: &OwnedFd, shown: &str, read_only: bool) -> Result<[File; 2],
         (Err(Errno::NOENT), Err(Errno::NOENT)) => Err(VolumeError::NotAVolume(shown.to_owned())),
         (Err(Errno::NOENT), Ok(copy)) => {
             tracing::warn!("{shown}: {VOLUME_NAME} is missing; using its copy");
-            let main = if read_only { copy.try_clone() } else { restore(&copy, || open(VOLUME_NAME, OFlags::CREATE)) };
+            let main = if read_only {
+                copy.try_clone()
+            } else {
+                restore(&copy, || open(VOLUME_NAME, OFlags::CREATE))
+            };
             Ok([main.map_err(|e| explain(shown, e))?, copy])
         }
         (Ok(main), Err(Errno::NOENT)) => {
             tracing::warn!("{shown}: {VOLUME_COPY_NAME} is missing; making it anew");
-            let copy = if read_only { main.try_clone() } else { restore(&main, || open(VOLUME_COPY_NAME, OFlags::CREATE)) };
+            let copy = if read_only {
+                main.try_clone()
+            } else {
+                restore(&main, || open(VOLUME_COPY_NAME, OFlags::CREATE))
+            };
             Ok([main, copy.map_err(|e| explain(shown, e))?])
         }
         (Err(e), _) | (_, Err(e)) => Err(explain(shown, e.into())),
@@ -362,7 +369,11 @@ fn read_either(files: &[File; 2]) -> Result<Page, FormatError> {
 
 type OpenedState = (u64, Wrapped, VolumeState);
 
-fn unwrap(page: &Page, provider: &dyn Provider, shown: &str) -> Result<(VolumeKeys, OpenedState), VolumeError> {
+fn unwrap(
+    page: &Page,
+    provider: &dyn Provider,
+    shown: &str,
+) -> Result<(VolumeKeys, OpenedState), VolumeError> {
     let id = page.head.object;
     let mut refused = FormatError::NoValidSlot;
     for slot in page.slots() {

@@ -10,11 +10,11 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use super::Fs;
 use super::error::errno_of_state;
 use super::inode::Inode;
 use super::keys::Gate;
 use super::open_file::OpenFile;
-use super::Fs;
 use crate::kms::{CutReport, KeyId, KeyState, KeyWatcher, MountStatus, Unwritten};
 
 /// Passes over a key's files while writes keep arriving.

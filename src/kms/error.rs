@@ -1,0 +1,236 @@
+//! What an operation of the key service can answer instead of a result.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::state::KeyState;
+
+/// The kinds of refusal, under the names of the AWS KMS API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// No such key, alias or other thing; also a key that has been deleted.
+    NotFound,
+    /// The key is disabled.
+    Disabled,
+    /// The key's state does not allow the operation.
+    InvalidState,
+    /// Something of this name is there already.
+    AlreadyExists,
+    /// Not the form of an alias, or a reserved one.
+    InvalidAliasName,
+    /// Not the form of an ARN.
+    InvalidArn,
+    /// Not a marker that a listing gave out.
+    InvalidMarker,
+    /// The ciphertext is damaged, or the encryption context is not the one it was made with.
+    InvalidCiphertext,
+    /// The ciphertext was made under another key, or by another key store.
+    IncorrectKey,
+    /// A parameter is missing, malformed or out of bounds.
+    Validation,
+    /// A documented limit would be exceeded.
+    LimitExceeded,
+    /// The caller may not do this.
+    AccessDenied,
+    /// Not something that this service or this key can do.
+    UnsupportedOperation,
+    /// The service failed.
+    Internal,
+    /// Something that the service needs did not answer in time.
+    DependencyTimeout,
+    /// The key's material cannot be reached at the moment.
+    KeyUnavailable,
+    /// The dry run would have succeeded.
+    DryRun,
+}
+
+impl ErrorKind {
+    const ALL: [Self; 17] = [
+        Self::NotFound,
+        Self::Disabled,
+        Self::InvalidState,
+        Self::AlreadyExists,
+        Self::InvalidAliasName,
+        Self::InvalidArn,
+        Self::InvalidMarker,
+        Self::InvalidCiphertext,
+        Self::IncorrectKey,
+        Self::Validation,
+        Self::LimitExceeded,
+        Self::AccessDenied,
+        Self::UnsupportedOperation,
+        Self::Internal,
+        Self::DependencyTimeout,
+        Self::KeyUnavailable,
+        Self::DryRun,
+    ];
+
+    /// The exception's name in the AWS KMS API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "NotFoundException",
+            Self::Disabled => "DisabledException",
+            Self::InvalidState => "KMSInvalidStateException",
+            Self::AlreadyExists => "AlreadyExistsException",
+            Self::InvalidAliasName => "InvalidAliasNameException",
+            Self::InvalidArn => "InvalidArnException",
+            Self::InvalidMarker => "InvalidMarkerException",
+            Self::InvalidCiphertext => "InvalidCiphertextException",
+            Self::IncorrectKey => "IncorrectKeyException",
+            Self::Validation => "ValidationException",
+            Self::LimitExceeded => "LimitExceededException",
+            Self::AccessDenied => "AccessDeniedException",
+            Self::UnsupportedOperation => "UnsupportedOperationException",
+            Self::Internal => "KMSInternalException",
+            Self::DependencyTimeout => "DependencyTimeoutException",
+            Self::KeyUnavailable => "KeyUnavailableException",
+            Self::DryRun => "DryRunOperationException",
+        }
+    }
+
+    /// The HTTP status that carries the exception.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Internal | Self::KeyUnavailable => 500,
+            Self::DependencyTimeout => 503,
+            _ => 400,
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A refused or failed operation. Holds names and states, never key material or plaintext.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{kind}: {message}")]
+pub struct KmsError {
+    kind: ErrorKind,
+    message: String,
+    state: Option<KeyState>,
+}
+
+impl KmsError {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), state: None }
+    }
+
+    /// A parameter is missing, malformed or out of bounds.
+    pub fn validation(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Validation, message)
+    }
+
+    /// This error, naming the state of the key that caused it.
+    #[must_use]
+    pub fn in_state(mut self, state: KeyState) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// What kind of error this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What happened, for a person.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The state of the key, when that is the reason.
+    pub fn key_state(&self) -> Option<KeyState> {
+        self.state
+    }
+
+    /// The HTTP status that carries the error.
+    pub fn status(&self) -> u16 {
+        self.kind.status()
+    }
+
+    /// What to do next, for a person.
+    pub fn hint(&self) -> &'static str {
+        match (self.kind, self.state) {
+            (ErrorKind::Disabled, _) => "enable the key, then retry",
+            (ErrorKind::InvalidState, Some(KeyState::PendingDeletion)) => {
+                "cancel the deletion and enable the key, then retry"
+            }
+            (ErrorKind::InvalidState, Some(KeyState::PendingImport)) => {
+                "import the key's material, then retry"
+            }
+            (ErrorKind::InvalidState, _) => "look at the key's state; this operation needs another one",
+            (ErrorKind::NotFound, _) => "list the keys and aliases; a deleted key does not come back",
+            (ErrorKind::AlreadyExists, _) => "choose another name, or update the existing one",
+            (ErrorKind::InvalidCiphertext, _) => {
+                "check that the ciphertext is whole and the encryption context the one it was made with"
+            }
+            (ErrorKind::IncorrectKey, _) => "use the key store and key that made the ciphertext",
+            (ErrorKind::LimitExceeded, _) => "stay within the documented limit",
+            (ErrorKind::AccessDenied, _) => "ask the owner of the key store for permission",
+            (ErrorKind::Internal, _) => "look into the log of the key store's owner, then retry",
+            (ErrorKind::DependencyTimeout | ErrorKind::KeyUnavailable, _) => {
+                "start or unlock the key service, then retry"
+            }
+            (ErrorKind::DryRun, _) => "repeat without DryRun",
+            _ => "correct the request",
+        }
+    }
+
+    /// The error as the body of an AWS JSON 1.1 answer.
+    pub fn to_wire(&self) -> Value {
+        let mut body = json!({"__type": self.kind.name(), "message": self.message});
+        if let Some(state) = self.state {
+            body["KeyState"] = json!(state);
+        }
+        body
+    }
+
+    /// Reads what [`KmsError::to_wire`] or an AWS-compatible service answered. A body that is no
+    /// error at all, or an unknown one, becomes [`ErrorKind::Internal`].
+    pub fn from_wire(body: &Value) -> Self {
+        let text = |member: &str| body.get(member).and_then(Value::as_str);
+        // AWS services may qualify the name: "com.amazonaws.kms#NotFoundException".
+        let name = text("__type").unwrap_or("an answer without a type");
+        let name = name.rsplit('#').next().unwrap_or(name);
+        let message = text("message").or_else(|| text("Message")).unwrap_or("no message");
+        let state = body.get("KeyState").and_then(|state| serde_json::from_value(state.clone()).ok());
+        match ErrorKind::from_name(name) {
+            Some(kind) => Self { kind, message: message.to_owned(), state },
+            None => Self { kind: ErrorKind::Internal, message: format!("{name}: {message}"), state },
+        }
+    }
+}
+
+impl From<getrandom::Error> for KmsError {
+    fn from(error: getrandom::Error) -> Self {
+        Self::new(ErrorKind::Internal, format!("no random numbers from the operating system: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_survive_the_wire() {
+        for kind in ErrorKind::ALL {
+            for error in
+                [KmsError::new(kind, "m"), KmsError::new(kind, "m").in_state(KeyState::PendingDeletion)]
+            {
+                assert_eq!(KmsError::from_wire(&error.to_wire()), error);
+            }
+        }
+        let foreign = json!({"__type": "com.amazonaws.kms#NotFoundException", "Message": "gone"});
+        assert_eq!(KmsError::from_wire(&foreign), KmsError::new(ErrorKind::NotFound, "gone"));
+        assert_eq!(KmsError::from_wire(&json!([])).kind(), ErrorKind::Internal);
+    }
+}

@@ -1,0 +1,32 @@
+//! The key service: master keys with the operations, states and errors of AWS KMS, kept in one
+//! sealed file.
+//!
+//! [`Service`] is the one owner of key material. Whoever wants something of a key calls it, in
+//! process by its methods or from elsewhere by [`wire`]; every call names its [`Caller`] and
+//! passes one choke point. The service knows nothing of files: a mount registers a [`KeyWatcher`]
+//! and is told when a key is revoked.
+
+pub mod api;
+mod blob;
+mod context;
+mod encoding;
+mod error;
+mod id;
+mod schedule;
+mod service;
+pub mod socket;
+mod state;
+mod store;
+mod watch;
+pub mod wire;
+
+pub use api::KeyMetadata;
+pub use blob::{Blob, BlobHead, DATA_KEY_BLOB_LEN, MAX_BLOB, NotABlob, OVERHEAD};
+pub use context::EncryptionContext;
+pub use error::{ErrorKind, KmsError};
+pub use id::{AliasName, Arn, KeyId, KeyRef, MAX_ALIAS, NotAKeyId, Realm, Resource, StoreId};
+pub use schedule::Costs;
+pub use service::{Caller, DataKey, Service, UnwrappedDataKey};
+pub use state::{KeyManager, KeyState, Operation};
+pub use store::{MIN_KEY_FILE, SlotInfo, SlotKind, StoreError, StoreOptions, UnlockSecret, store_exists};
+pub use watch::{CutReport, KeyWatcher, MountStatus, Unwritten, WatchGuard};

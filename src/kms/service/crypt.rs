@@ -1,0 +1,372 @@
+//! The cryptographic operations. None of them writes to the store.
+
+use zeroize::Zeroizing;
+
+use super::book::{Book, Entry, Spelling};
+use super::{Call, Caller, Service};
+use crate::kms::api::{
+    DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, GenerateDataKeyRequest,
+    GenerateDataKeyResponse, GenerateRandomRequest, GenerateRandomResponse, ReEncryptRequest,
+    ReEncryptResponse, SYMMETRIC_DEFAULT, SecretBytes,
+};
+use crate::kms::blob::{Blob, NotABlob};
+use crate::kms::context::EncryptionContext;
+use crate::kms::error::{ErrorKind, KmsError};
+use crate::kms::state::Operation;
+use crate::secret::{KEY_LEN, Key};
+
+/// Longest plaintext of Encrypt, in bytes.
+const MAX_PLAINTEXT: usize = 4096;
+/// Most bytes of GenerateRandom and longest data key.
+const MAX_RANDOM: u32 = 1024;
+
+/// A fresh data key.
+#[derive(Debug)]
+pub struct DataKey {
+    /// The key, in locked memory.
+    pub plaintext: Key,
+    /// The key, wrapped: what to store.
+    pub blob: Vec<u8>,
+    /// Full name of the master key that wrapped it.
+    pub key_arn: String,
+    /// Number of the material that wrapped it.
+    pub key_version: u32,
+}
+
+/// A data key that was unwrapped.
+#[derive(Debug)]
+pub struct UnwrappedDataKey {
+    /// The key, in locked memory.
+    pub plaintext: Key,
+    /// Full name of the master key that had wrapped it.
+    pub key_arn: String,
+    /// Number of the material that had wrapped it.
+    pub key_version: u32,
+}
+
+/// A ciphertext and what made it.
+struct Sealed {
+    blob: Vec<u8>,
+    arn: String,
+    version: u32,
+    fingerprint: String,
+}
+
+/// A plaintext and what had sealed it.
+struct Opened<P> {
+    plaintext: P,
+    arn: String,
+    version: u32,
+    fingerprint: String,
+}
+
+impl Service {
+    /// A fresh 256-bit data key, wrapped by the newest material of `key` (id, ARN or alias) and
+    /// bound to `context`. Takes microseconds and no I/O.
+    ///
+    /// # Errors
+    /// NotFound, Disabled, InvalidState, AccessDenied.
+    pub fn generate_data_key(
+        &self,
+        caller: &Caller,
+        key: &str,
+        context: &EncryptionContext,
+    ) -> Result<DataKey, KmsError> {
+        self.run(caller, Operation::GenerateDataKey, |call| {
+            let plaintext = Key::random()?;
+            let sealed = self.seal(call, key, context, plaintext.expose())?;
+            Ok(DataKey { plaintext, blob: sealed.blob, key_arn: sealed.arn, key_version: sealed.version })
+        })
+    }
+
+    /// Unwraps a 256-bit data key into locked memory. Takes microseconds and no I/O.
+    ///
+    /// # Errors
+    /// InvalidCiphertext when the blob or the context is not authentic or not of a 256-bit key;
+    /// IncorrectKey when another key store made it; NotFound when its key was deleted; Disabled,
+    /// InvalidState, AccessDenied.
+    pub fn decrypt_data_key(
+        &self,
+        caller: &Caller,
+        blob: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<UnwrappedDataKey, KmsError> {
+        self.run(caller, Operation::Decrypt, |call| {
+            let opened = self.unseal(call, blob, None, |parsed, material| {
+                if parsed.plaintext_len() != KEY_LEN {
+                    return Err(invalid_ciphertext("not a 256-bit data key"));
+                }
+                Key::fill(|bytes| parsed.open(material, context, bytes)).map_err(|_| unauthentic())
+            })?;
+            Ok(UnwrappedDataKey {
+                plaintext: opened.plaintext,
+                key_arn: opened.arn,
+                key_version: opened.version,
+            })
+        })
+    }
+
+    /// GenerateDataKey of any length.
+    ///
+    /// # Errors
+    /// As [`Service::generate_data_key`], and Validation.
+    pub fn generate_data_key_bytes(
+        &self,
+        caller: &Caller,
+        request: &GenerateDataKeyRequest,
+    ) -> Result<GenerateDataKeyResponse, KmsError> {
+        self.generate(caller, Operation::GenerateDataKey, request)
+    }
+
+    /// GenerateDataKeyWithoutPlaintext.
+    ///
+    /// # Errors
+    /// As [`Service::generate_data_key`], and Validation.
+    pub fn generate_data_key_without_plaintext(
+        &self,
+        caller: &Caller,
+        request: &GenerateDataKeyRequest,
+    ) -> Result<GenerateDataKeyResponse, KmsError> {
+        let mut response = self.generate(caller, Operation::GenerateDataKeyWithoutPlaintext, request)?;
+        response.plaintext = None;
+        Ok(response)
+    }
+
+    /// Encrypt: 1 to 4096 bytes.
+    ///
+    /// # Errors
+    /// As [`Service::generate_data_key`], and Validation.
+    pub fn encrypt(&self, caller: &Caller, request: &EncryptRequest) -> Result<EncryptResponse, KmsError> {
+        self.run(caller, Operation::Encrypt, |call| {
+            check_algorithm(request.encryption_algorithm.as_deref())?;
+            if !(1..=MAX_PLAINTEXT).contains(&request.plaintext.len()) {
+                return Err(KmsError::validation("Plaintext must be 1 to 4096 bytes long"));
+            }
+            let sealed = self.seal(call, &request.key_id, &request.encryption_context, &request.plaintext)?;
+            check_dry_run(request.dry_run)?;
+            Ok(EncryptResponse {
+                ciphertext_blob: sealed.blob,
+                key_id: sealed.arn,
+                encryption_algorithm: SYMMETRIC_DEFAULT.to_owned(),
+            })
+        })
+    }
+
+    /// Decrypt.
+    ///
+    /// # Errors
+    /// As [`Service::decrypt_data_key`], and Validation.
+    pub fn decrypt(&self, caller: &Caller, request: &DecryptRequest) -> Result<DecryptResponse, KmsError> {
+        self.run(caller, Operation::Decrypt, |call| {
+            check_algorithm(request.encryption_algorithm.as_deref())?;
+            let expected = request.key_id.as_deref();
+            let opened =
+                self.open_bytes(call, &request.ciphertext_blob, expected, &request.encryption_context)?;
+            check_dry_run(request.dry_run)?;
+            Ok(DecryptResponse {
+                key_id: opened.arn,
+                plaintext: opened.plaintext,
+                encryption_algorithm: SYMMETRIC_DEFAULT.to_owned(),
+                key_material_id: opened.fingerprint,
+                key_material_version: opened.version,
+            })
+        })
+    }
+
+    /// ReEncrypt: from one key, version or context to another; the plaintext stays inside.
+    ///
+    /// # Errors
+    /// As [`Service::decrypt_data_key`] for either key, and Validation.
+    pub fn re_encrypt(
+        &self,
+        caller: &Caller,
+        request: &ReEncryptRequest,
+    ) -> Result<ReEncryptResponse, KmsError> {
+        self.run(caller, Operation::ReEncrypt, |call| {
+            check_algorithm(request.source_encryption_algorithm.as_deref())?;
+            check_algorithm(request.destination_encryption_algorithm.as_deref())?;
+            let opened = self.open_bytes(
+                call,
+                &request.ciphertext_blob,
+                request.source_key_id.as_deref(),
+                &request.source_encryption_context,
+            )?;
+            let context = &request.destination_encryption_context;
+            let sealed = self.seal(call, &request.destination_key_id, context, &opened.plaintext)?;
+            check_dry_run(request.dry_run)?;
+            Ok(ReEncryptResponse {
+                ciphertext_blob: sealed.blob,
+                source_key_id: opened.arn,
+                key_id: sealed.arn,
+                source_encryption_algorithm: SYMMETRIC_DEFAULT.to_owned(),
+                destination_encryption_algorithm: SYMMETRIC_DEFAULT.to_owned(),
+                source_key_material_id: opened.fingerprint,
+                destination_key_material_id: sealed.fingerprint,
+            })
+        })
+    }
+
+    /// GenerateRandom: 1 to 1024 bytes.
+    ///
+    /// # Errors
+    /// Validation, AccessDenied.
+    pub fn generate_random(
+        &self,
+        caller: &Caller,
+        request: &GenerateRandomRequest,
+    ) -> Result<GenerateRandomResponse, KmsError> {
+        self.run(caller, Operation::GenerateRandom, |call| {
+            self.permit(call, None)?;
+            let count = request.number_of_bytes.unwrap_or(0);
+            Ok(GenerateRandomResponse { plaintext: random(count)? })
+        })
+    }
+
+    fn generate(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        request: &GenerateDataKeyRequest,
+    ) -> Result<GenerateDataKeyResponse, KmsError> {
+        self.run(caller, operation, |call| {
+            let plaintext = random(data_key_len(request)?)?;
+            let sealed = self.seal(call, &request.key_id, &request.encryption_context, &plaintext)?;
+            check_dry_run(request.dry_run)?;
+            Ok(GenerateDataKeyResponse {
+                ciphertext_blob: sealed.blob,
+                plaintext: Some(plaintext),
+                key_id: sealed.arn,
+                key_material_id: sealed.fingerprint,
+                key_material_version: sealed.version,
+            })
+        })
+    }
+
+    fn seal(
+        &self,
+        call: &Call<'_>,
+        key: &str,
+        context: &EncryptionContext,
+        plaintext: &[u8],
+    ) -> Result<Sealed, KmsError> {
+        let book = self.book.read();
+        let entry = book.resolve(key, Spelling::Any, self.realm())?;
+        self.admit(call, entry)?;
+        let head = entry.head(self.store.id());
+        let material = entry.version(head.version).ok_or_else(|| no_material(entry))?;
+        Ok(Sealed {
+            blob: head.seal(material, context, plaintext)?,
+            arn: entry.arn.clone(),
+            version: head.version,
+            fingerprint: entry.fingerprint(head.version),
+        })
+    }
+
+    fn open_bytes(
+        &self,
+        call: &Call<'_>,
+        blob: &[u8],
+        expected: Option<&str>,
+        context: &EncryptionContext,
+    ) -> Result<Opened<SecretBytes>, KmsError> {
+        self.unseal(call, blob, expected, |parsed, material| {
+            let mut plaintext = Zeroizing::new(vec![0; parsed.plaintext_len()]);
+            parsed.open(material, context, &mut plaintext).map_err(|_| unauthentic())?;
+            Ok(SecretBytes::new(std::mem::take(&mut *plaintext)))
+        })
+    }
+
+    fn unseal<P>(
+        &self,
+        call: &Call<'_>,
+        blob: &[u8],
+        expected: Option<&str>,
+        open: impl FnOnce(&Blob<'_>, &Key) -> Result<P, KmsError>,
+    ) -> Result<Opened<P>, KmsError> {
+        let parsed =
+            Blob::parse(blob).map_err(|NotABlob| invalid_ciphertext("not a ciphertext of this service"))?;
+        let version = parsed.head.version;
+        let book = self.book.read();
+        let entry = self.maker(&book, &parsed, expected)?;
+        self.admit(call, entry)?;
+        let material = entry.version(version).ok_or_else(unauthentic)?;
+        Ok(Opened {
+            plaintext: open(&parsed, material)?,
+            arn: entry.arn.clone(),
+            version,
+            fingerprint: entry.fingerprint(version),
+        })
+    }
+
+    /// The key that says it made `blob`, if it is the expected one.
+    fn maker<'b>(
+        &self,
+        book: &'b Book,
+        blob: &Blob<'_>,
+        expected: Option<&str>,
+    ) -> Result<&'b Entry, KmsError> {
+        if blob.head.store != *self.store.id() {
+            let message = format!(
+                "The ciphertext was wrapped by another key store ({}), this one is {}",
+                blob.head.store,
+                self.store.id()
+            );
+            return Err(KmsError::new(ErrorKind::IncorrectKey, message));
+        }
+        if let Some(expected) = expected {
+            let expected = book.resolve(expected, Spelling::Any, self.realm())?;
+            if expected.record.id != blob.head.key {
+                let message =
+                    "The key ID in the request does not identify a CMK that can perform this operation.";
+                return Err(KmsError::new(ErrorKind::IncorrectKey, message));
+            }
+        }
+        book.by_id(&blob.head.key, self.realm()).map(|entry| &**entry)
+    }
+}
+
+fn data_key_len(request: &GenerateDataKeyRequest) -> Result<u32, KmsError> {
+    match (request.number_of_bytes, request.key_spec.as_deref()) {
+        (Some(count), None) => Ok(count),
+        (None, Some("AES_256")) => Ok(32),
+        (None, Some("AES_128")) => Ok(16),
+        (None, Some(_)) => Err(KmsError::validation("KeySpec must be AES_256 or AES_128")),
+        _ => Err(KmsError::validation("Please specify either number of bytes or key spec.")),
+    }
+}
+
+fn random(count: u32) -> Result<SecretBytes, KmsError> {
+    if !(1..=MAX_RANDOM).contains(&count) {
+        return Err(KmsError::validation("NumberOfBytes must be 1 to 1024"));
+    }
+    let mut bytes = Zeroizing::new(vec![0; count as usize]);
+    getrandom::fill(&mut bytes)?;
+    Ok(SecretBytes::new(std::mem::take(&mut *bytes)))
+}
+
+fn check_algorithm(algorithm: Option<&str>) -> Result<(), KmsError> {
+    match algorithm {
+        None | Some(SYMMETRIC_DEFAULT) => Ok(()),
+        Some(_) => Err(KmsError::validation("EncryptionAlgorithm must be SYMMETRIC_DEFAULT")),
+    }
+}
+
+fn check_dry_run(dry_run: bool) -> Result<(), KmsError> {
+    if dry_run {
+        let message = "The request would have succeeded, but the DryRun option is set.";
+        return Err(KmsError::new(ErrorKind::DryRun, message));
+    }
+    Ok(())
+}
+
+fn invalid_ciphertext(message: &str) -> KmsError {
+    KmsError::new(ErrorKind::InvalidCiphertext, message)
+}
+
+fn unauthentic() -> KmsError {
+    invalid_ciphertext("the ciphertext or the encryption context is not the one that was made")
+}
+
+fn no_material(entry: &Entry) -> KmsError {
+    KmsError::new(ErrorKind::Internal, format!("{} has no material", entry.arn))
+}

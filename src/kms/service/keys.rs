@@ -1,0 +1,226 @@
+//! Making, describing, listing and rotating keys.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::book::{Entry, Spelling};
+use super::{Caller, Service};
+use crate::kms::api::{
+    AWS_KMS, CreateKeyRequest, ENCRYPT_DECRYPT, KeyListEntry, KeyMetadata, KeyRequest,
+    ListKeyRotationsRequest, ListKeyRotationsResponse, ListKeysRequest, ListKeysResponse,
+    RotateKeyOnDemandResponse, RotationEntry, SYMMETRIC_DEFAULT,
+};
+use crate::kms::error::{ErrorKind, KmsError};
+use crate::kms::id::KeyId;
+use crate::kms::schedule;
+use crate::kms::state::{KeyManager, KeyState, Operation};
+use crate::kms::store::{Change, KeyRecord, Record, VersionCause, VersionRecord};
+use crate::secret::Key;
+
+const MAX_DESCRIPTION: usize = 8192;
+const MAX_ON_DEMAND_ROTATIONS: usize = 25;
+
+impl Service {
+    /// CreateKey. The key is durable and Enabled when this returns.
+    ///
+    /// # Errors
+    /// Validation, UnsupportedOperation, AccessDenied, Internal.
+    pub fn create_key(&self, caller: &Caller, request: &CreateKeyRequest) -> Result<KeyMetadata, KmsError> {
+        self.run(caller, Operation::CreateKey, |call| {
+            self.permit(call, None)?;
+            check_creation(request)?;
+            let id = KeyId::random()?;
+            let material = Key::random()?;
+            let record = KeyRecord {
+                id,
+                manager: request.manager,
+                state: KeyState::Enabled,
+                description: request.description.clone(),
+                created: call.now,
+                deletion: None,
+                versions: vec![version(&material, &id, call.now, VersionCause::Creation)],
+            };
+            let _writing = self.writes.lock();
+            self.store.commit(&[
+                Change::PutMaterial { key: &id, version: 1, material: &material },
+                Change::Put(&Record::KeyV1(record.clone())),
+            ])?;
+            let entry = Arc::new(Entry::new(record, vec![Arc::new(material)], self.realm()));
+            self.book.write().keys.insert(id, Arc::clone(&entry));
+            Ok(entry.metadata(self.realm()))
+        })
+    }
+
+    /// DescribeKey, by any of its names.
+    ///
+    /// # Errors
+    /// NotFound, AccessDenied.
+    pub fn describe_key(&self, caller: &Caller, request: &KeyRequest) -> Result<KeyMetadata, KmsError> {
+        self.run(caller, Operation::DescribeKey, |call| {
+            let book = self.book.read();
+            let entry = book.resolve(&request.key_id, Spelling::Any, self.realm())?;
+            self.admit(call, entry)?;
+            Ok(entry.metadata(self.realm()))
+        })
+    }
+
+    /// ListKeys: all but internal ones, in order of their ids.
+    ///
+    /// # Errors
+    /// Validation, InvalidMarker, AccessDenied.
+    pub fn list_keys(
+        &self,
+        caller: &Caller,
+        request: &ListKeysRequest,
+    ) -> Result<ListKeysResponse, KmsError> {
+        self.run(caller, Operation::ListKeys, |call| {
+            self.permit(call, None)?;
+            let limit = page_limit(request.limit, 100, 1000)?;
+            let after: Option<KeyId> = request.marker.as_deref().map(parse_marker).transpose()?;
+            let book = self.book.read();
+            let listed = book.keys.values().filter(|entry| {
+                entry.record.manager != KeyManager::Internal
+                    && after.is_none_or(|after| entry.record.id > after)
+            });
+            let entries =
+                listed.map(|entry| KeyListEntry { key_id: entry.record.id, key_arn: entry.arn.clone() });
+            let (keys, truncated) = page(entries, limit);
+            let next_marker = keys.last().filter(|_| truncated).map(|last| last.key_id.to_string());
+            Ok(ListKeysResponse { keys, next_marker, truncated })
+        })
+    }
+
+    /// RotateKeyOnDemand: new material wraps from now on, all earlier material still unwraps.
+    ///
+    /// # Errors
+    /// NotFound, Disabled, InvalidState, UnsupportedOperation, LimitExceeded after 25,
+    /// AccessDenied, Internal.
+    pub fn rotate_key_on_demand(
+        &self,
+        caller: &Caller,
+        request: &KeyRequest,
+    ) -> Result<RotateKeyOnDemandResponse, KmsError> {
+        self.run(caller, Operation::RotateKeyOnDemand, |call| {
+            let _writing = self.writes.lock();
+            let old = self.book.read().resolve(&request.key_id, Spelling::IdOrArn, self.realm())?.clone();
+            self.admit(call, &old)?;
+            let made = old.record.versions.iter().filter(|v| v.cause == VersionCause::OnDemand).count();
+            if made >= MAX_ON_DEMAND_ROTATIONS {
+                let message = format!("{} has been rotated on demand 25 times, which is the limit", old.arn);
+                return Err(KmsError::new(ErrorKind::LimitExceeded, message));
+            }
+            let key = Key::random()?;
+            let mut record = old.record.clone();
+            record.versions.push(version(&key, &record.id, call.now, VersionCause::OnDemand));
+            let number = old.newest() + 1;
+            self.store.commit(&[
+                Change::PutMaterial { key: &record.id, version: number, material: &key },
+                Change::Put(&Record::KeyV1(record.clone())),
+            ])?;
+            let mut material = old.material.clone();
+            material.push(Arc::new(key));
+            let entry = Arc::new(Entry::new(record, material, self.realm()));
+            self.book.write().keys.insert(old.record.id, entry);
+            Ok(RotateKeyOnDemandResponse { key_id: old.arn.clone(), current_key_material_version: number })
+        })
+    }
+
+    /// ListKeyRotations, oldest first.
+    ///
+    /// # Errors
+    /// NotFound, Validation, InvalidMarker, AccessDenied.
+    pub fn list_key_rotations(
+        &self,
+        caller: &Caller,
+        request: &ListKeyRotationsRequest,
+    ) -> Result<ListKeyRotationsResponse, KmsError> {
+        self.run(caller, Operation::ListKeyRotations, |call| {
+            let limit = page_limit(request.limit, 100, 1000)?;
+            let after: u32 = request.marker.as_deref().map_or(Ok(0), parse_marker)?;
+            let first = match request.include_key_material.as_deref() {
+                None | Some("ROTATIONS_ONLY") => 2,
+                Some("ALL_KEY_MATERIAL") => 1,
+                Some(_) => {
+                    return Err(KmsError::validation(
+                        "IncludeKeyMaterial must be ALL_KEY_MATERIAL or ROTATIONS_ONLY",
+                    ));
+                }
+            };
+            let book = self.book.read();
+            let entry = book.resolve(&request.key_id, Spelling::IdOrArn, self.realm())?;
+            self.admit(call, entry)?;
+            let numbered = (1..).zip(&entry.record.versions);
+            let listed = numbered.filter(|(number, _)| *number >= first && *number > after);
+            let (rotations, truncated) = page(listed.map(|(number, v)| rotation(entry, number, v)), limit);
+            let next_marker =
+                rotations.last().filter(|_| truncated).map(|last| last.key_material_version.to_string());
+            Ok(ListKeyRotationsResponse { rotations, next_marker, truncated })
+        })
+    }
+}
+
+fn check_creation(request: &CreateKeyRequest) -> Result<(), KmsError> {
+    let unsupported = |what: &str| Err(KmsError::new(ErrorKind::UnsupportedOperation, what));
+    let is = |value: &Option<String>, only: &str| value.as_deref().is_none_or(|value| value == only);
+    if request.description.chars().count() > MAX_DESCRIPTION {
+        return Err(KmsError::validation("Description must be at most 8192 characters long"));
+    }
+    if !is(&request.key_usage, ENCRYPT_DECRYPT) {
+        return unsupported("KeyUsage must be ENCRYPT_DECRYPT");
+    }
+    if !is(&request.key_spec, SYMMETRIC_DEFAULT) || !is(&request.customer_master_key_spec, SYMMETRIC_DEFAULT)
+    {
+        return unsupported("KeySpec must be SYMMETRIC_DEFAULT");
+    }
+    if !is(&request.origin, AWS_KMS) {
+        return unsupported("Origin must be AWS_KMS");
+    }
+    if request.multi_region == Some(true) {
+        return unsupported("MultiRegion keys are not supported");
+    }
+    if request.policy.is_some() || !request.tags.is_empty() {
+        return unsupported("key policies and tags are not supported yet");
+    }
+    if request.manager == KeyManager::Aws {
+        return Err(KmsError::validation("Manager must be CUSTOMER or INTERNAL"));
+    }
+    Ok(())
+}
+
+fn version(material: &Key, id: &KeyId, created: Timestamp, cause: VersionCause) -> VersionRecord {
+    VersionRecord { fingerprint: schedule::fingerprint(material, id), created, cause }
+}
+
+fn rotation(entry: &Entry, number: u32, version: &VersionRecord) -> RotationEntry {
+    let current = number == entry.newest();
+    RotationEntry {
+        key_id: entry.arn.clone(),
+        key_material_id: entry.fingerprint(number),
+        key_material_version: number,
+        key_material_state: if current { "CURRENT" } else { "NON_CURRENT" }.to_owned(),
+        rotation_date: version.created,
+        rotation_type: (version.cause == VersionCause::OnDemand).then(|| "ON_DEMAND".to_owned()),
+    }
+}
+
+/// The page size that a caller asked for.
+pub(super) fn page_limit(asked: Option<u32>, default: u32, most: u32) -> Result<usize, KmsError> {
+    let limit = asked.unwrap_or(default);
+    if !(1..=most).contains(&limit) {
+        return Err(KmsError::validation(format!("Limit must be 1 to {most}")));
+    }
+    Ok(limit as usize)
+}
+
+/// The first `limit` of `all`, and whether there are more.
+pub(super) fn page<T>(all: impl Iterator<Item = T>, limit: usize) -> (Vec<T>, bool) {
+    let mut all = all;
+    let page: Vec<T> = all.by_ref().take(limit).collect();
+    (page, all.next().is_some())
+}
+
+/// A marker is the name of the last thing of the page before.
+pub(super) fn parse_marker<T: std::str::FromStr>(marker: &str) -> Result<T, KmsError> {
+    marker.parse().map_err(|_| KmsError::new(ErrorKind::InvalidMarker, "not a marker of this listing"))
+}

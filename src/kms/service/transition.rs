@@ -1,0 +1,286 @@
+//! Changes of a key's state, and how the mounts follow.
+//!
+//! Revoking is: every mount writes back what is dirty under the key (*drain*) → the new state is
+//! durable and published, so that nothing is unwrapped any more → every mount drops what it holds
+//! (*cut*) → the caller is answered. Restoring is: durable, published, mounts told.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Condvar, Mutex};
+
+use super::book::{Entry, Spelling};
+use super::{CUT_BUDGET, Call, Caller, Service};
+use crate::kms::api::{KeyRequest, ScheduleKeyDeletionRequest, StateResponse};
+use crate::kms::error::{ErrorKind, KmsError};
+use crate::kms::id::{Arn, KeyId, Resource};
+use crate::kms::state::{KeyManager, KeyState, Operation};
+use crate::kms::store::{Change, Deletion, KeyRecord, Record};
+use crate::kms::watch::{CutReport, KeyWatcher, merge};
+
+const MIN_WINDOW_DAYS: u32 = 7;
+const MAX_WINDOW_DAYS: u32 = 30;
+
+impl Service {
+    /// EnableKey. Mounts take the key back before this returns.
+    ///
+    /// # Errors
+    /// NotFound, InvalidState, AccessDenied, Internal.
+    pub fn enable_key(&self, caller: &Caller, request: &KeyRequest) -> Result<StateResponse, KmsError> {
+        self.change_state(caller, Operation::EnableKey, &request.key_id, |record, _| {
+            record.state = KeyState::Enabled;
+        })
+    }
+
+    /// DisableKey. When this returns, nothing under the key can be read; the answer says what
+    /// was cut off on every mount, and names mounts that could not be told.
+    ///
+    /// # Errors
+    /// NotFound, InvalidState, AccessDenied, UnsupportedOperation for internal keys, Internal.
+    /// The key is as it was then.
+    pub fn disable_key(&self, caller: &Caller, request: &KeyRequest) -> Result<StateResponse, KmsError> {
+        self.change_state(caller, Operation::DisableKey, &request.key_id, |record, _| {
+            record.state = KeyState::Disabled;
+        })
+    }
+
+    /// ScheduleKeyDeletion: revoked now, destroyed after the window of 7 to 30 days.
+    ///
+    /// # Errors
+    /// As [`Service::disable_key`], and Validation.
+    pub fn schedule_key_deletion(
+        &self,
+        caller: &Caller,
+        request: &ScheduleKeyDeletionRequest,
+    ) -> Result<StateResponse, KmsError> {
+        let window_days = request.pending_window_in_days.unwrap_or(MAX_WINDOW_DAYS);
+        let operation = Operation::ScheduleKeyDeletion;
+        if !(MIN_WINDOW_DAYS..=MAX_WINDOW_DAYS).contains(&window_days) {
+            let refusal = KmsError::validation("PendingWindowInDays must be 7 to 30");
+            return self.run(caller, operation, |_| Err(refusal));
+        }
+        self.change_state(caller, operation, &request.key_id, |record, now| {
+            let window = SignedDuration::from_hours(24 * i64::from(window_days));
+            let at = now.checked_add(window).unwrap_or(Timestamp::MAX);
+            record.state = KeyState::PendingDeletion;
+            record.deletion = Some(Deletion { at, window_days });
+        })
+    }
+
+    /// CancelKeyDeletion. The key is Disabled afterwards.
+    ///
+    /// # Errors
+    /// NotFound, InvalidState, AccessDenied, Internal.
+    pub fn cancel_key_deletion(
+        &self,
+        caller: &Caller,
+        request: &KeyRequest,
+    ) -> Result<StateResponse, KmsError> {
+        self.change_state(caller, Operation::CancelKeyDeletion, &request.key_id, |record, _| {
+            record.state = KeyState::Disabled;
+            record.deletion = None;
+        })
+    }
+
+    fn change_state(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        key: &str,
+        edit: impl Fn(&mut KeyRecord, Timestamp),
+    ) -> Result<StateResponse, KmsError> {
+        self.run(caller, operation, |call| {
+            let id = self.book.read().resolve(key, Spelling::IdOrArn, self.realm())?.record.id;
+            let _turn = self.turns.take(id);
+            let old = self.entry(&id)?;
+            self.admit(call, &old)?;
+            if old.record.manager != KeyManager::Customer {
+                let message =
+                    format!("{} is not a customer managed key; its state cannot be changed", old.arn);
+                return Err(KmsError::new(ErrorKind::UnsupportedOperation, message));
+            }
+            let mut wanted = old.record.clone();
+            edit(&mut wanted, call.now);
+            if wanted.state == old.record.state {
+                return Ok(answer(&old, Vec::new()));
+            }
+            self.carry_out(call, &old, &edit)
+        })
+    }
+
+    /// A change that is allowed and changes the state. The caller holds the key's turn.
+    fn carry_out(
+        &self,
+        call: &Call<'_>,
+        old: &Entry,
+        edit: &dyn Fn(&mut KeyRecord, Timestamp),
+    ) -> Result<StateResponse, KmsError> {
+        let id = old.record.id;
+        let was_usable = old.record.state == KeyState::Enabled;
+        let drained = if was_usable { self.drain(id) } else { Vec::new() };
+        // The window of a deletion counts from here, not from before the draining.
+        let now = self.clock.now().max(call.now);
+        let new = match self.publish_state(&id, |record| edit(record, now)) {
+            Ok(new) => new,
+            Err(error) => {
+                if was_usable {
+                    self.restore(id);
+                }
+                return Err(error);
+            }
+        };
+        let state = new.record.state;
+        let reports = if state == KeyState::Enabled {
+            self.restore(id);
+            Vec::new()
+        } else {
+            merge(drained, self.cut(id, state))
+        };
+        tracing::info!(key = new.arn, %state, mounts = reports.len(), "key state changed");
+        Ok(answer(&new, reports))
+    }
+
+    /// Makes a key's new state durable, then visible.
+    fn publish_state(&self, id: &KeyId, edit: impl FnOnce(&mut KeyRecord)) -> Result<Arc<Entry>, KmsError> {
+        let _writing = self.writes.lock();
+        let old = self.entry(id)?;
+        let mut record = old.record.clone();
+        edit(&mut record);
+        self.store.commit(&[Change::Put(&Record::KeyV1(record.clone()))])?;
+        let new = Arc::new(Entry::new(record, old.material.clone(), self.realm()));
+        let mut book = self.book.write();
+        book.keys.insert(*id, Arc::clone(&new));
+        self.next_deletion.store(book.next_deletion(), Ordering::Release);
+        Ok(new)
+    }
+
+    /// Destroys every key whose deletion is due by `now`, with its aliases. What cannot be
+    /// written now is tried again at the next call.
+    pub(super) fn destroy_due(&self, now: Timestamp) {
+        let _writing = self.writes.lock();
+        let due = |entry: &Entry| entry.record.deletion.is_some_and(|deletion| deletion.at <= now);
+        let keys: Vec<Arc<Entry>> = self.book.read().keys.values().filter(|e| due(e)).cloned().collect();
+        for entry in keys {
+            let id = entry.record.id;
+            let aliases: Vec<_> = {
+                let book = self.book.read();
+                book.aliases.iter().filter(|(_, a)| a.target == id).map(|(name, _)| name.clone()).collect()
+            };
+            let mut changes: Vec<_> = aliases.iter().map(Change::DropAlias).collect();
+            changes.push(Change::DropKey(&entry.record));
+            if let Err(error) = self.store.commit(&changes) {
+                tracing::error!(key = entry.arn, %error, "a key that is due could not be destroyed");
+                continue;
+            }
+            let mut book = self.book.write();
+            book.keys.remove(&id);
+            book.aliases.retain(|_, alias| alias.target != id);
+            tracing::info!(key = entry.arn, "key destroyed");
+        }
+        self.next_deletion.store(self.book.read().next_deletion(), Ordering::Release);
+    }
+
+    /// Brings a mount that comes (back) into step: what it holds of keys that are not usable is
+    /// cut, what it still has cut of usable ones is restored.
+    pub(super) fn bring_up_to_date(self: &Arc<Self>, watcher: Arc<dyn KeyWatcher>, keys: Vec<String>) {
+        let service = Arc::clone(self);
+        let named = keys.into_iter().filter_map(|key| match key.parse::<Arn>() {
+            Ok(Arn { realm, resource: Resource::Key(id) }) if realm == *service.realm() => Some(id),
+            _ => None,
+        });
+        let named: Vec<KeyId> = named.collect();
+        let spawned = thread::Builder::new().name("kms-attach".to_owned()).spawn(move || {
+            for id in named {
+                // The turn keeps a state change from overtaking this look at the state.
+                let _turn = service.turns.take(id);
+                match service.entry(&id).map(|entry| entry.record.state) {
+                    Ok(KeyState::Enabled) => watcher.restore(&id),
+                    Ok(state) => drop(watcher.cut(&id, state)),
+                    Err(_deleted) => drop(watcher.cut(&id, KeyState::PendingDeletion)),
+                }
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "a mount could not be brought up to date");
+        }
+    }
+
+    /// Puts a key into a state that no operation leads to.
+    #[cfg(test)]
+    pub(super) fn force_state(&self, id: &KeyId, state: KeyState) {
+        self.publish_state(id, |record| {
+            record.state = state;
+            let pending = state == KeyState::PendingDeletion;
+            record.deletion = pending.then_some(Deletion { at: Timestamp::MAX, window_days: 30 });
+        })
+        .unwrap();
+    }
+
+    fn drain(&self, id: KeyId) -> Vec<CutReport> {
+        let budget = self.drain_budget;
+        self.watchers.ask(budget, move |watcher| watcher.drain(&id, budget), unreachable)
+    }
+
+    fn cut(&self, id: KeyId, state: KeyState) -> Vec<CutReport> {
+        let budget = CUT_BUDGET.min(self.drain_budget);
+        self.watchers.ask(budget, move |watcher| watcher.cut(&id, state), unreachable)
+    }
+
+    fn restore(&self, id: KeyId) {
+        let budget = CUT_BUDGET.min(self.drain_budget);
+        self.watchers.ask(
+            budget,
+            move |watcher| watcher.restore(&id),
+            |mount| {
+                tracing::warn!(mount, "a mount could not be told that a key is usable again");
+            },
+        );
+    }
+}
+
+/// One state change per key at a time; others wait their turn.
+#[derive(Default)]
+pub(super) struct Turns {
+    taken: Mutex<BTreeSet<KeyId>>,
+    freed: Condvar,
+}
+
+/// The right to change one key's state.
+pub(super) struct Turn<'a> {
+    turns: &'a Turns,
+    key: KeyId,
+}
+
+impl Turns {
+    pub(super) fn take(&self, key: KeyId) -> Turn<'_> {
+        let mut taken = self.taken.lock();
+        while !taken.insert(key) {
+            self.freed.wait(&mut taken);
+        }
+        Turn { turns: self, key }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.taken.lock().remove(&self.key);
+        self.turns.freed.notify_all();
+    }
+}
+
+fn answer(entry: &Entry, mounts: Vec<CutReport>) -> StateResponse {
+    StateResponse {
+        key_id: entry.arn.clone(),
+        key_state: entry.record.state,
+        deletion_date: entry.record.deletion.map(|deletion| deletion.at),
+        pending_window_in_days: entry.record.deletion.map(|deletion| deletion.window_days),
+        mounts,
+    }
+}
+
+fn unreachable(mount: &str) -> CutReport {
+    CutReport { mount: mount.to_owned(), unreachable: true, ..CutReport::default() }
+}

@@ -1,0 +1,174 @@
+//! Who must be told when a key stops or starts being usable: the mounts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::id::KeyId;
+use super::state::KeyState;
+
+/// A user of data keys that must let go of them when their master key is revoked. Methods are
+/// called from threads of the service, for different keys also at once, and never while a lock
+/// that [`Service`](super::Service) needs for data keys is held.
+///
+/// For one key the order is: `drain`, then `cut` or, if the new state could not be made durable,
+/// `restore`. `cut` may come without `drain` (the key was not usable anyway) and twice. A `drain`
+/// that was not answered in time may still be running when `cut` arrives.
+pub trait KeyWatcher: Send + Sync {
+    /// What the mount is doing. `open_files` names every key that the mount holds open or cut,
+    /// with 0 files if need be: the service brings just these keys up to date on a mount that
+    /// comes back after losing it.
+    fn describe(&self) -> MountStatus;
+
+    /// Refuses new opens under `key` and writes back what is dirty, within `budget`. What could
+    /// not be written goes into the report.
+    fn drain(&self, key: &KeyId, budget: Duration) -> CutReport;
+
+    /// Refuses everything under `key`, drops its data keys and cached pages. `state` says why.
+    fn cut(&self, key: &KeyId, state: KeyState) -> CutReport;
+
+    /// The key is usable (again).
+    fn restore(&self, key: &KeyId);
+}
+
+/// What one mount cut off.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct CutReport {
+    /// The mount point.
+    pub mount: String,
+    /// Open files under the key.
+    pub files: u64,
+    /// Open handles of these files.
+    pub handles: u64,
+    /// What could not be written back in time.
+    pub unwritten: Vec<Unwritten>,
+    /// The mount did not answer: its files may still be readable.
+    pub unreachable: bool,
+}
+
+/// Dirty data of one file that was not written back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Unwritten {
+    /// Path or id of the file.
+    pub file: String,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What a mount says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct MountStatus {
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// The volume's id.
+    pub volume: String,
+    /// The process that serves it.
+    pub pid: u32,
+    /// Whether it is mounted read-only.
+    pub read_only: bool,
+    /// Open files by the full name of their master key.
+    pub open_files: BTreeMap<String, u64>,
+}
+
+/// Keeps a watcher registered until it is dropped.
+#[must_use = "dropping it unregisters the watcher"]
+pub struct WatchGuard {
+    watchers: Arc<Watchers>,
+    id: u64,
+}
+
+impl Drop for WatchGuard {
+    fn drop(&mut self) {
+        self.watchers.list.lock().remove(&self.id);
+    }
+}
+
+impl std::fmt::Debug for WatchGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WatchGuard").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A watcher and the mount point it named when it came, for reports about its silence.
+struct Watching {
+    mount: String,
+    watcher: Arc<dyn KeyWatcher>,
+}
+
+/// Everyone who watches.
+#[derive(Default)]
+pub(super) struct Watchers {
+    next: AtomicU64,
+    list: Mutex<BTreeMap<u64, Arc<Watching>>>,
+}
+
+impl Watchers {
+    pub(super) fn add(self: &Arc<Self>, mount: String, watcher: Arc<dyn KeyWatcher>) -> WatchGuard {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.list.lock().insert(id, Arc::new(Watching { mount, watcher }));
+        WatchGuard { watchers: Arc::clone(self), id }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.list.lock().len()
+    }
+
+    /// Asks all at once. A watcher that does not answer within `budget` is left to itself and
+    /// stands as `silent` in the result.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        budget: Duration,
+        question: impl Fn(&dyn KeyWatcher) -> T + Send + Sync + 'static,
+        silent: impl Fn(&str) -> T,
+    ) -> Vec<T> {
+        let watchers: Vec<_> = self.list.lock().values().cloned().collect();
+        let question = Arc::new(question);
+        let asked: Vec<_> = watchers
+            .into_iter()
+            .map(|watching| {
+                let (answer, answered) = mpsc::sync_channel(1);
+                let (question, asked) = (Arc::clone(&question), Arc::clone(&watching));
+                let thread = thread::Builder::new().name("kms-watch".to_owned()).spawn(move || {
+                    // The asker may have given up.
+                    let _ = answer.send(question(&*asked.watcher));
+                });
+                (watching, thread.is_ok().then_some(answered))
+            })
+            .collect();
+        let deadline = Instant::now() + budget;
+        asked
+            .into_iter()
+            .map(|(watching, answered)| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let answer = answered.and_then(|answered| answered.recv_timeout(left).ok());
+                answer.unwrap_or_else(|| silent(&watching.mount))
+            })
+            .collect()
+    }
+}
+
+/// The reports of draining and of cutting, one per mount.
+pub(super) fn merge(drained: Vec<CutReport>, cut: Vec<CutReport>) -> Vec<CutReport> {
+    let mut reports = cut;
+    for report in drained {
+        match reports.iter_mut().find(|r| r.mount == report.mount) {
+            Some(merged) => {
+                merged.files = merged.files.max(report.files);
+                merged.handles = merged.handles.max(report.handles);
+                merged.unwritten.extend(report.unwritten);
+                merged.unreachable |= report.unreachable;
+            }
+            None => reports.push(report),
+        }
+    }
+    reports
+}

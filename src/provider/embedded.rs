@@ -1,0 +1,55 @@
+//! The key service of this very process.
+
+use std::sync::Arc;
+
+use super::{Provider, ProviderError};
+use crate::kms::api::{CreateKeyRequest, KeyRequest};
+use crate::kms::{
+    Caller, DataKey, EncryptionContext, KeyManager, KeyMetadata, KeyWatcher, Service, UnwrappedDataKey,
+};
+
+/// Calls a [`Service`] in process: no copies of plaintext, microseconds per call.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    service: Arc<Service>,
+    caller: Caller,
+}
+
+impl Embedded {
+    /// Calls `service` as `caller`.
+    pub fn new(service: Arc<Service>, caller: Caller) -> Self {
+        Self { service, caller }
+    }
+}
+
+impl Provider for Embedded {
+    fn generate_data_key(&self, key: &str, context: &EncryptionContext) -> Result<DataKey, ProviderError> {
+        Ok(self.service.generate_data_key(&self.caller, key, context)?)
+    }
+
+    fn unwrap(&self, blob: &[u8], context: &EncryptionContext) -> Result<UnwrappedDataKey, ProviderError> {
+        Ok(self.service.decrypt_data_key(&self.caller, blob, context)?)
+    }
+
+    fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError> {
+        Ok(self.service.describe_key(&self.caller, &KeyRequest { key_id: key.to_owned() })?)
+    }
+
+    fn create_internal_key(&self, description: &str) -> Result<KeyMetadata, ProviderError> {
+        let request = internal_key(description);
+        Ok(self.service.create_key(&self.caller, &request)?)
+    }
+
+    fn attach(&self, watcher: Arc<dyn KeyWatcher>) -> Result<Box<dyn Send>, ProviderError> {
+        Ok(Box::new(self.service.watch(watcher)))
+    }
+}
+
+/// The request for a volume's own key.
+pub(super) fn internal_key(description: &str) -> CreateKeyRequest {
+    CreateKeyRequest {
+        description: description.to_owned(),
+        manager: KeyManager::Internal,
+        ..CreateKeyRequest::default()
+    }
+}

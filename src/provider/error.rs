@@ -1,0 +1,52 @@
+//! Why there is no data key.
+
+use thiserror::Error;
+
+use crate::kms::{ErrorKind, KeyState, KmsError};
+
+/// A refused or failed call to a provider: what a file system needs to tell apart, with the
+/// provider's words.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ProviderError {
+    /// The master key is disabled.
+    #[error("{0}")]
+    Disabled(String),
+    /// The master key is to be deleted.
+    #[error("{0}")]
+    PendingDeletion(String),
+    /// The master key's material has not been imported yet, or has expired.
+    #[error("{0}")]
+    PendingImport(String),
+    /// There is no such master key in this key store: deleted, or of another store.
+    #[error("{0}")]
+    NotFound(String),
+    /// The caller may not use the master key.
+    #[error("{0}")]
+    AccessDenied(String),
+    /// The key service is locked or away. Worth another try later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The wrapped key or its context is not authentic.
+    #[error("{0}")]
+    InvalidCiphertext(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<KmsError> for ProviderError {
+    fn from(error: KmsError) -> Self {
+        let message = format!("{error}; {}", error.hint());
+        match (error.kind(), error.key_state()) {
+            (ErrorKind::Disabled, _) => Self::Disabled(message),
+            (ErrorKind::InvalidState, Some(KeyState::PendingDeletion)) => Self::PendingDeletion(message),
+            (ErrorKind::InvalidState, Some(KeyState::PendingImport)) => Self::PendingImport(message),
+            (ErrorKind::InvalidState, Some(KeyState::Unavailable)) => Self::Unavailable(message),
+            (ErrorKind::NotFound | ErrorKind::IncorrectKey, _) => Self::NotFound(message),
+            (ErrorKind::AccessDenied, _) => Self::AccessDenied(message),
+            (ErrorKind::DependencyTimeout | ErrorKind::KeyUnavailable, _) => Self::Unavailable(message),
+            (ErrorKind::InvalidCiphertext, _) => Self::InvalidCiphertext(message),
+            _ => Self::Other(message),
+        }
+    }
+}

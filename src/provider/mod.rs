@@ -1,0 +1,49 @@
+//! Who makes and unwraps data keys: the service of this process, or one behind a socket.
+
+pub mod cache;
+mod client;
+mod embedded;
+mod error;
+
+use std::sync::Arc;
+
+use crate::kms::{DataKey, EncryptionContext, KeyMetadata, KeyWatcher, UnwrappedDataKey};
+
+pub use cache::{CacheSettings, CachedDataKey, KeyCache};
+pub use client::{CALL_TIMEOUT, SocketClient};
+pub use embedded::Embedded;
+pub use error::ProviderError;
+
+/// A source of data keys. May be used from any thread; no call hangs: one that cannot be answered
+/// in time fails with [`ProviderError::Unavailable`].
+pub trait Provider: Send + Sync {
+    /// A fresh data key under `key` (id, ARN or alias), bound to `context`.
+    ///
+    /// # Errors
+    /// Any [`ProviderError`] but `InvalidCiphertext`.
+    fn generate_data_key(&self, key: &str, context: &EncryptionContext) -> Result<DataKey, ProviderError>;
+
+    /// Unwraps what [`Provider::generate_data_key`] wrapped.
+    ///
+    /// # Errors
+    /// Any [`ProviderError`].
+    fn unwrap(&self, blob: &[u8], context: &EncryptionContext) -> Result<UnwrappedDataKey, ProviderError>;
+
+    /// What is known about `key` (id, ARN or alias).
+    ///
+    /// # Errors
+    /// Any [`ProviderError`] but those of key states and `InvalidCiphertext`.
+    fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError>;
+
+    /// Creates a key for a volume's own bookkeeping: not listed, cannot be disabled or deleted.
+    ///
+    /// # Errors
+    /// `AccessDenied`, `Unavailable` or `Other`.
+    fn create_internal_key(&self, description: &str) -> Result<KeyMetadata, ProviderError>;
+
+    /// Has `watcher` told of every revocation, until the answer is dropped. See [`KeyWatcher`].
+    ///
+    /// # Errors
+    /// `AccessDenied`, `Unavailable` or `Other`.
+    fn attach(&self, watcher: Arc<dyn KeyWatcher>) -> Result<Box<dyn Send>, ProviderError>;
+}

@@ -1,0 +1,131 @@
+//! Mounts of other processes: a [`KeyWatcher`] at the far end of a connection.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::connection::Patient;
+use crate::kms::wire::{self, Event, EventReply, Reply};
+use crate::kms::{CutReport, KeyId, KeyState, KeyWatcher, KmsError, MountStatus};
+
+/// Longer than the service waits for any of these; it decides, this only ends the thread.
+const LONG_ENOUGH: Duration = Duration::from_secs(30);
+
+/// Turns the connection into the mount's event channel and serves it until it ends.
+pub(super) fn attach(shared: &Shared, stream: &UnixStream, status: Value) -> io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    let status: MountStatus = match serde_json::from_value(status) {
+        Ok(status) => status,
+        Err(error) => {
+            let refusal = KmsError::validation(error.to_string());
+            return wire::write_frame(&mut writer, &Reply::from(Err::<Value, _>(refusal)));
+        }
+    };
+    let mount = Arc::new(RemoteMount {
+        name: status.mountpoint.clone(),
+        writer: Mutex::new(writer),
+        next: AtomicU64::new(1),
+        pending: Mutex::default(),
+    });
+    let _counted = Counted::new(&shared.mounts);
+    let watcher: Arc<dyn KeyWatcher> = mount.clone();
+    let _guard = {
+        // Events wait for this lock, so none overtakes the answer; and when the mount has the
+        // answer, no revocation passes it by.
+        let mut writer = mount.writer.lock();
+        let guard = shared.service.watch_described(status, watcher);
+        wire::write_frame(&mut *writer, &Reply { status: 200, body: json!({}) })?;
+        guard
+    };
+    tracing::info!(mount = mount.name, "mount attached");
+    let ended = loop {
+        match wire::read_frame::<EventReply>(&mut Patient::new(stream, None)) {
+            Ok(reply) => mount.answered(reply),
+            Err(error) => break error,
+        }
+    };
+    tracing::info!(mount = mount.name, error = %ended, "mount detached");
+    // Whoever waits for an answer learns now that none will come.
+    mount.pending.lock().clear();
+    Ok(())
+}
+
+struct RemoteMount {
+    name: String,
+    writer: Mutex<UnixStream>,
+    next: AtomicU64,
+    /// Events that wait for their answer.
+    pending: Mutex<HashMap<u64, SyncSender<EventReply>>>,
+}
+
+impl RemoteMount {
+    /// Sends an event and waits for its answer; `None` when the connection or the patience ends.
+    fn ask(&self, event: impl FnOnce(u64) -> Event, patience: Duration) -> Option<EventReply> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = sync_channel(1);
+        self.pending.lock().insert(id, sender);
+        let sent = wire::write_frame(&mut *self.writer.lock(), &event(id));
+        let reply = sent.ok().and_then(|()| answer.recv_timeout(patience).ok());
+        self.pending.lock().remove(&id);
+        reply
+    }
+
+    fn answered(&self, reply: EventReply) {
+        if let Some(waiting) = self.pending.lock().remove(&reply.id) {
+            // Whoever waited may have given up.
+            let _ = waiting.send(reply);
+        }
+    }
+
+    fn report(&self, reply: Option<EventReply>) -> CutReport {
+        let silent = || CutReport { mount: self.name.clone(), unreachable: true, ..CutReport::default() };
+        let report = reply.and_then(|reply| reply.report).unwrap_or_else(silent);
+        // The name it attached with, so that its reports can be put together.
+        CutReport { mount: self.name.clone(), ..report }
+    }
+}
+
+impl KeyWatcher for RemoteMount {
+    fn describe(&self) -> MountStatus {
+        let reply = self.ask(|id| Event::Describe { id }, LONG_ENOUGH);
+        let named = || MountStatus { mountpoint: self.name.clone(), ..MountStatus::default() };
+        reply.and_then(|reply| reply.mount).unwrap_or_else(named)
+    }
+
+    fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
+        let budget_ms = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
+        self.report(self.ask(|id| Event::Drain { id, key_id: *key, budget_ms }, LONG_ENOUGH))
+    }
+
+    fn cut(&self, key: &KeyId, state: KeyState) -> CutReport {
+        self.report(self.ask(|id| Event::Cut { id, key_id: *key, key_state: state }, LONG_ENOUGH))
+    }
+
+    fn restore(&self, key: &KeyId) {
+        self.ask(|id| Event::Restore { id, key_id: *key }, LONG_ENOUGH);
+    }
+}
+
+/// Counts an attached mount for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
