@@ -22,6 +22,7 @@ pub mod crypto;
 pub mod format;
 pub mod fs;
 pub mod kms;
+pub mod mount;
 pub mod names;
 pub mod provider;
 pub mod secret;

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
+use parking_lot::{MappedRwLockReadGuard, Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
 
 use super::open_file::OpenFile;
 use super::{Fs, FsError, FsResult};
@@ -23,10 +23,8 @@ pub(super) enum Access {
 }
 
 /// Whether a master key's files are accessible. Closing goes by way of draining.
+#[derive(Default)]
 pub(super) struct Gate {
-    /// The key's id: what its ARN ends with.
-    pub(super) key: String,
-    pub(super) arn: String,
     /// 0 open; an errno: cut; its negative: draining, to be cut with it.
     state: AtomicI32,
     /// Writes that arrived from the kernel's cache.
@@ -71,31 +69,23 @@ impl Gate {
 impl Gates {
     /// The gate of the master key with this ARN.
     pub(super) fn of(&self, arn: &str) -> Arc<Gate> {
-        self.entry(key_of(arn), arn)
+        self.of_key(key_of(arn))
     }
 
     /// The gate of the master key with this id; made if nobody asked for it before, so that a cut
     /// also stops those who are just about to use the key for the first time.
     pub(super) fn of_key(&self, key: &str) -> Arc<Gate> {
-        self.entry(key, key)
-    }
-
-    fn entry(&self, key: &str, arn: &str) -> Arc<Gate> {
         let mut gates = self.0.lock();
         if let Some(gate) = gates.get(key) {
             return Arc::clone(gate);
         }
-        let gate = Arc::new(Gate {
-            key: key.to_owned(),
-            arn: arn.to_owned(),
-            state: AtomicI32::new(0),
-            write_backs: AtomicU64::new(0),
-        });
+        let gate = Arc::new(Gate::default());
         gates.insert(key.to_owned(), Arc::clone(&gate));
         gate
     }
 }
 
+/// The key's id: what its ARN ends with.
 fn key_of(arn: &str) -> &str {
     arn.rsplit('/').next().unwrap_or(arn)
 }
@@ -106,13 +96,13 @@ pub(super) fn file_context(volume: Id, file: Id) -> EncryptionContext {
 }
 
 /// A file's keys, for one operation. Taking the keys away waits until it is dropped.
-pub(super) struct KeysInUse<'a>(RwLockReadGuard<'a, Option<Arc<FileKeys>>>, Arc<FileKeys>);
+pub(super) struct KeysInUse<'a>(MappedRwLockReadGuard<'a, FileKeys>);
 
 impl Deref for KeysInUse<'_> {
     type Target = FileKeys;
 
     fn deref(&self) -> &FileKeys {
-        &self.1
+        &self.0
     }
 }
 
@@ -122,13 +112,12 @@ impl OpenFile {
     pub(super) fn keys(&self, fs: &Fs, access: Access) -> FsResult<KeysInUse<'_>> {
         loop {
             self.gate.check(access)?;
-            let guard = self.keys.read();
-            if let Some(keys) = &*guard {
-                let keys = Arc::clone(keys);
+            let guard = RwLockReadGuard::try_map(self.keys.read(), Option::as_deref);
+            if let Ok(keys) = guard {
                 // Checked with the keys held: whoever cuts the key closes the gate first and takes
                 // the keys then.
                 self.gate.check(access)?;
-                return Ok(KeysInUse(guard, keys));
+                return Ok(KeysInUse(keys));
             }
             drop(guard);
             self.fetch_keys(fs)?;

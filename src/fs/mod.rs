@@ -31,6 +31,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::provider::{CacheSettings, KeyCache, Provider};
 
+pub use attr::Time;
 pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};
 pub use error::{FsError, FsResult};
 pub use io::{Allocate, Whence};
@@ -38,6 +39,8 @@ pub use readdir::DirEntry;
 pub use remove::RenameMode;
 pub use settler::Settler;
 pub use volume::{Volume, VolumeError};
+pub use watcher::Watcher;
+pub use xattr::{INFO_XATTR, KEY_XATTR};
 
 use inode::{Inode, InodeTable};
 use keys::Gates;

@@ -1,0 +1,565 @@
+//! FUSE requests as calls of [`crate::fs`], and their answers back. Nothing is decided here.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::fs::{
+    Allocate, Attr, FileKind, Fs, FsError, FsResult, RenameMode, Requester, SetAttr, SetTime, Time, Whence,
+};
+
+/// How long the kernel may keep what it was told: nobody else changes the volume.
+const TTL: Duration = Duration::from_secs(3600);
+/// Inode numbers are never reused while the kernel knows them.
+const GENERATION: Generation = Generation(0);
+/// Largest request in bytes.
+const MAX_IO: u32 = 1 << 20;
+/// Requests of the kernel's own, such as read-ahead, that may be under way.
+const MAX_BACKGROUND: u16 = 64;
+const NAME_MAX: u32 = 255;
+
+const CAPABILITIES: [InitFlags; 7] = [
+    InitFlags::FUSE_WRITEBACK_CACHE,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    // Set-ID bits are dropped on our side, which spares the kernel a question before every write.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+];
+
+thread_local! {
+    /// What a read is answered from.
+    static REPLY: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// The filesystem as `fuser` wants it.
+pub(super) struct Adapter {
+    fs: Arc<Fs>,
+}
+
+impl Adapter {
+    pub(super) fn new(fs: Arc<Fs>) -> Self {
+        Self { fs }
+    }
+}
+
+/// Runs an operation; a panic in it, which is a bug, is an error of this one request.
+fn run<T>(operation: impl FnOnce() -> FsResult<T>) -> Result<T, Errno> {
+    match catch_unwind(AssertUnwindSafe(operation)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            tracing::debug!("{error}");
+            Err(Errno::from_i32(error.errno()))
+        }
+        Err(_) => {
+            tracing::error!("a request failed unexpectedly; please report this");
+            Err(Errno::EIO)
+        }
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, operation: impl FnOnce() -> FsResult<()>) {
+    match run(operation) {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn reply_entry(reply: ReplyEntry, operation: impl FnOnce() -> FsResult<Attr>) {
+    match run(operation) {
+        Ok(attr) => reply.entry(&TTL, &to_fuse(&attr), GENERATION),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, operation: impl FnOnce() -> FsResult<Attr>) {
+    match run(operation) {
+        Ok(attr) => reply.attr(&TTL, &to_fuse(&attr)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, operation: impl FnOnce() -> FsResult<Vec<u8>>) {
+    match run(operation) {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() <= size as usize => reply.data(&value),
+        Ok(_) => reply.error(Errno::ERANGE),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            if config.add_capabilities(capability).is_err() {
+                tracing::debug!("the kernel has no {capability:?}");
+            }
+        }
+        // Each answers with the nearest value that it takes.
+        let _ = config.set_max_write(MAX_IO);
+        if let Err(most) = config.set_max_readahead(MAX_IO) {
+            let _ = config.set_max_readahead(most);
+        }
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        reply_entry(reply, || self.fs.lookup(parent.0, name));
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        let _ = run(|| {
+            self.fs.forget(ino.0, nlookup);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        reply_attr(reply, || self.fs.getattr(ino.0));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+        reply_attr(reply, || self.fs.setattr(requester(req), ino.0, fh.map(|fh| fh.0), &set));
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match run(|| self.fs.readlink(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply_entry(reply, || self.fs.mknod(requester(req), parent.0, name, mode, rdev));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        reply_entry(reply, || self.fs.mkdir(requester(req), parent.0, name, mode));
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, || self.fs.unlink(parent.0, name));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, || self.fs.rmdir(parent.0, name));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        reply_entry(reply, || self.fs.symlink(requester(req), parent.0, name, target.as_os_str()));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        reply_empty(reply, || self.fs.rename(parent.0, name, newparent.0, newname, mode));
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        reply_entry(reply, || self.fs.link(ino.0, newparent.0, newname));
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        match run(|| self.fs.open(ino.0, write)) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match run(|| self.fs.create(requester(req), parent.0, name, mode)) {
+            Ok((attr, fh)) => {
+                let flags = FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&TTL, &to_fuse(&attr), GENERATION, FileHandle(fh), flags);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        REPLY.with_borrow_mut(|buffer| {
+            if buffer.len() < size as usize {
+                buffer.resize(size as usize, 0);
+            }
+            match run(|| self.fs.read(fh.0, offset, &mut buffer[..size as usize])) {
+                Ok(len) => reply.data(&buffer[..len]),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let drop_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match run(|| self.fs.write(fh.0, offset, data, from_cache, drop_suid)) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    /// Nothing is held back here that a close could report: every write was answered.
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, || {
+            self.fs.release(fh.0);
+            Ok(())
+        });
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        reply_empty(reply, || self.fs.fsync(fh.0, datasync));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match run(|| self.fs.opendir(ino.0)) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let filled = run(|| {
+            for entry in self.fs.readdir(fh.0, offset)? {
+                if reply.add(INodeNo(entry.ino), entry.next, file_type(entry.kind), &entry.name) {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        match filled {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let filled = run(|| {
+            for entry in self.fs.readdir(fh.0, offset)? {
+                // An entry that is gone by now need not be listed.
+                let Ok(attr) = self.fs.entry_attr(fh.0, &entry) else { continue };
+                let ino = INodeNo(attr.ino);
+                if reply.add(ino, entry.next, &entry.name, &TTL, &to_fuse(&attr), GENERATION) {
+                    if entry.name != "." && entry.name != ".." {
+                        self.fs.forget(attr.ino, 1);
+                    }
+                    break;
+                }
+            }
+            Ok(())
+        });
+        match filled {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, || {
+            self.fs.releasedir(fh.0);
+            Ok(())
+        });
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply_empty(reply, || self.fs.fsyncdir(fh.0));
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match run(|| self.fs.statfs()) {
+            Ok(s) => reply.statfs(
+                s.f_blocks,
+                s.f_bfree,
+                s.f_bavail,
+                s.f_files,
+                s.f_ffree,
+                s.f_bsize as u32,
+                NAME_MAX,
+                s.f_frsize as u32,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, || self.fs.setxattr(ino.0, name, value, flags));
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, || self.fs.getxattr(ino.0, name));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, || self.fs.listxattr(ino.0));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, || self.fs.removexattr(ino.0, name));
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | KEEP;
+        let how = match mode {
+            0 => Allocate::Reserve,
+            KEEP => Allocate::ReserveKeepSize,
+            PUNCH => Allocate::PunchHole,
+            libc::FALLOC_FL_ZERO_RANGE => Allocate::ZeroRange,
+            ZERO_KEEP => Allocate::ZeroRangeKeepSize,
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        reply_empty(reply, || self.fs.fallocate(fh.0, offset, length, how));
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = run(|| {
+            let offset = u64::try_from(offset).map_err(|_| FsError::new(libc::ENXIO))?;
+            let whence = match whence {
+                libc::SEEK_DATA => Whence::Data,
+                libc::SEEK_HOLE => Whence::Hole,
+                _ => return Err(FsError::new(libc::EINVAL)),
+            };
+            self.fs.lseek(fh.0, offset, whence)
+        });
+        match found {
+            Ok(at) => reply.offset(at.cast_signed()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
+
+fn requester(req: &Request) -> Requester {
+    Requester { uid: req.uid(), gid: req.gid() }
+}
+
+fn to_fuse(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: to_system_time(attr.atime),
+        mtime: to_system_time(attr.mtime),
+        ctime: to_system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: attr.mode,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+fn file_type(kind: FileKind) -> FileType {
+    match kind {
+        FileKind::Regular => FileType::RegularFile,
+        FileKind::Directory => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::Fifo => FileType::NamedPipe,
+        FileKind::Socket => FileType::Socket,
+        FileKind::CharDevice => FileType::CharDevice,
+        FileKind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+fn to_system_time(time: Time) -> SystemTime {
+    let whole = match u64::try_from(time.seconds) {
+        Ok(after) => UNIX_EPOCH.checked_add(Duration::from_secs(after)),
+        Err(_) => UNIX_EPOCH.checked_sub(Duration::from_secs(time.seconds.unsigned_abs())),
+    };
+    whole
+        .and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanoseconds.into())))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+fn set_time(time: Option<TimeOrNow>) -> SetTime {
+    match time {
+        None => SetTime::Omit,
+        Some(TimeOrNow::Now) => SetTime::Now,
+        Some(TimeOrNow::SpecificTime(at)) => SetTime::At(from_fuse_time(at)),
+    }
+}
+
+/// Undoes what `fuser` makes of the kernel's time. Before 1970 it subtracts the nanoseconds too,
+/// which the kernel meant to be added: the distance still has both numbers as the kernel sent
+/// them.
+fn from_fuse_time(at: SystemTime) -> Time {
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(after) => Time { seconds: after.as_secs().cast_signed(), nanoseconds: after.subsec_nanos() },
+        Err(before) => {
+            let distance = before.duration();
+            Time { seconds: -distance.as_secs().cast_signed(), nanoseconds: distance.subsec_nanos() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive_both_ways() {
+        for (seconds, nanoseconds) in [(0, 0), (1, 5), (-2, 800_000_000), (-1, 0), (1 << 33, 999_999_999)] {
+            let time = Time { seconds, nanoseconds };
+            // As fuser would send it: seconds towards the past, nanoseconds added.
+            let sent = to_system_time(time);
+            let shown = match sent.duration_since(UNIX_EPOCH) {
+                Ok(after) => (after.as_secs().cast_signed(), after.subsec_nanos()),
+                Err(e) if e.duration().subsec_nanos() == 0 => (-e.duration().as_secs().cast_signed(), 0),
+                Err(e) => {
+                    (-e.duration().as_secs().cast_signed() - 1, 1_000_000_000 - e.duration().subsec_nanos())
+                }
+            };
+            assert_eq!(shown, (seconds, nanoseconds));
+            // As fuser would receive it.
+            let received = if seconds >= 0 {
+                UNIX_EPOCH + Duration::new(seconds.unsigned_abs(), nanoseconds)
+            } else {
+                UNIX_EPOCH - Duration::new(seconds.unsigned_abs(), nanoseconds)
+            };
+            assert_eq!(from_fuse_time(received), time);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Mount options, as given with `-o`.
+
+use fuser::MountOption;
+use thiserror::Error;
+
+/// Event loops at least, so that a slow request does not hold up the others.
+const MIN_THREADS: usize = 4;
+/// Event loops at most; each has a request buffer.
+const MAX_THREADS: usize = 16;
+
+/// How to mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Nothing may be changed.
+    pub read_only: bool,
+    /// Users other than the mounting one may use the mount.
+    pub allow_other: bool,
+    /// The mount point need not be empty.
+    pub nonempty: bool,
+    /// Event loops; `None` for as many as suit the machine.
+    pub threads: Option<usize>,
+    kernel: Vec<MountOption>,
+}
+
+/// An option that does not exist, or a value that it cannot have.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("unknown mount option '{0}'")]
+pub struct UnknownOption(pub String);
+
+impl MountOptions {
+    /// Reads comma-separated options. Later ones win.
+    ///
+    /// # Errors
+    /// [`UnknownOption`].
+    pub fn parse(lists: &[String]) -> Result<Self, UnknownOption> {
+        let mut options = Self::default();
+        for option in lists.iter().flat_map(|list| list.split(',')).filter(|o| !o.is_empty()) {
+            options.apply(option)?;
+        }
+        Ok(options)
+    }
+
+    fn apply(&mut self, option: &str) -> Result<(), UnknownOption> {
+        let kernel = match option {
+            "ro" | "rw" => {
+                self.read_only = option == "ro";
+                if self.read_only { MountOption::RO } else { MountOption::RW }
+            }
+            "allow_other" => {
+                self.allow_other = true;
+                return Ok(());
+            }
+            "nonempty" => {
+                self.nonempty = true;
+                return Ok(());
+            }
+            "dev" => MountOption::Dev,
+            "nodev" => MountOption::NoDev,
+            "suid" => MountOption::Suid,
+            "nosuid" => MountOption::NoSuid,
+            "exec" => MountOption::Exec,
+            "noexec" => MountOption::NoExec,
+            "atime" => MountOption::Atime,
+            "noatime" => MountOption::NoAtime,
+            "sync" => MountOption::Sync,
+            "async" => MountOption::Async,
+            "dirsync" => MountOption::DirSync,
+            _ => return self.apply_value(option),
+        };
+        self.kernel.retain(|other| !excludes(&kernel, other));
+        self.kernel.push(kernel);
+        Ok(())
+    }
+
+    fn apply_value(&mut self, option: &str) -> Result<(), UnknownOption> {
+        let unknown = || UnknownOption(option.to_owned());
+        let (name, value) = option.split_once('=').ok_or_else(unknown)?;
+        let threads = value.parse().ok().filter(|n| (1..=MAX_THREADS).contains(n));
+        match name {
+            "threads" => self.threads = Some(threads.ok_or_else(unknown)?),
+            _ => return Err(unknown()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(MIN_THREADS, usize::from);
+            (2 * cores).clamp(MIN_THREADS, MAX_THREADS)
+        })
+    }
+
+    pub(super) fn kernel_options(&self) -> impl Iterator<Item = MountOption> {
+        self.kernel.iter().cloned()
+    }
+}
+
+/// Whether `new` replaces `old`: the same, or its opposite.
+fn excludes(new: &MountOption, old: &MountOption) -> bool {
+    use MountOption::{Async, Atime, Dev, Exec, NoAtime, NoDev, NoExec, NoSuid, RO, RW, Suid, Sync};
+    let pairs = [(RO, RW), (Dev, NoDev), (Suid, NoSuid), (Exec, NoExec), (Atime, NoAtime), (Sync, Async)];
+    new == old || pairs.iter().any(|(a, b)| (new == a && old == b) || (new == b && old == a))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<MountOptions, UnknownOption> {
+        MountOptions::parse(&[text.to_owned()])
+    }
+
+    #[test]
+    fn later_options_win() {
+        let options = parse("ro,noexec,rw,threads=3,exec").unwrap();
+        assert!(!options.read_only);
+        assert_eq!(options.threads(), 3);
+        assert_eq!(options.kernel, [MountOption::RW, MountOption::Exec]);
+    }
+
+    #[test]
+    fn unknown_options_are_named() {
+        for bad in ["frob", "threads=0", "threads=x", "threads", "ro=1"] {
+            assert_eq!(parse(bad), Err(UnknownOption(bad.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The kernel's table of mounts, and taking one off it.
+
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::mount::UnmountFlags;
+
+use super::SUBTYPE;
+
+/// A mounted kmsfs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountEntry {
+    /// The volume's backing directory.
+    pub source: PathBuf,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+}
+
+/// Every kmsfs that this process can see mounted.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn mounts() -> io::Result<Vec<MountEntry>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|&b| b == b'\n').filter_map(parse_line).collect())
+}
+
+/// The kmsfs mounted at `mountpoint`, the topmost if there are several.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn find_mount(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
+    Ok(mounts()?.into_iter().rfind(|entry| entry.mountpoint == mountpoint))
+}
+
+/// Unmounts, with `fusermount3` where this process may not do it itself.
+///
+/// # Errors
+/// As umount(2), `EBUSY` above all; what `fusermount3` says.
+pub fn unmount(mountpoint: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW) {
+        Err(rustix::io::Errno::PERM) => {}
+        done => return Ok(done?),
+    }
+    let output = Command::new("fusermount3").arg("-u").arg("--").arg(mountpoint).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(said.trim().trim_start_matches("fusermount3: ").to_owned()))
+}
+
+/// One line of proc_pid_mountinfo(5): fields by spaces, the optional ones ended by a hyphen.
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|&b| b == b' ');
+    let mountpoint = unescape(fields.nth(4)?);
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let kind = fields.next()?;
+    let source = unescape(fields.next()?);
+    (kind == format!("fuse.{SUBTYPE}").as_bytes()).then_some(MountEntry { source, mountpoint })
+}
+
+/// Undoes the octal escapes of white space and backslashes.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = (first == b'\\')
+            .then(|| tail.get(..3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        out.push(escaped.unwrap_or(first));
+        rest = if escaped.is_some() { &tail[3..] } else { tail };
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_line_with_spaces_and_optional_fields() {
+        let line = br"51 28 0:44 / /mnt/a\040b rw,nosuid shared:7 master:2 - fuse.kmsfs /srv/c\134d rw";
+        let entry = parse_line(line).unwrap();
+        assert_eq!(entry.mountpoint, Path::new("/mnt/a b"));
+        assert_eq!(entry.source, Path::new(r"/srv/c\d"));
+    }
+
+    #[test]
+    fn other_filesystems_and_nonsense_are_passed_over() {
+        for line in [&b"51 28 0:44 / /mnt rw - ext4 /dev/vda rw"[..], b"", b"x", b"1 2 3 4 5 6 -"] {
+            assert_eq!(parse_line(line), None);
+        }
+    }
+}
