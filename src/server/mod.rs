@@ -17,7 +17,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -33,6 +33,8 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(10);
 /// How long ending waits for calls under way: longer than a state change takes.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a thread may take from leaving the list to its end.
+const LAST_STEP: Duration = Duration::from_secs(1);
 /// A connection's thread parses JSON and seals a few KiB.
 const STACK: usize = 512 * 1024;
 
@@ -121,6 +123,12 @@ impl Server {
             }
         }
         self.shared.wait_for_connections();
+        // A thread leaves the list just before it lets go of the service. Wait for that too:
+        // whoever ends the server may want to give the store up.
+        let deadline = Instant::now() + LAST_STEP;
+        while Arc::strong_count(&self.shared) > 1 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
         if let Err(error) = socket::remove(self.shared.service.dir()) {
             tracing::warn!(%error, "the key service's socket could not be removed");
         }

@@ -186,14 +186,19 @@ impl Service {
     /// Brings a mount that comes (back) into step: what it holds of keys that are not usable is
     /// cut, what it still has cut of usable ones is restored.
     pub(super) fn bring_up_to_date(self: &Arc<Self>, watcher: Arc<dyn KeyWatcher>, keys: Vec<String>) {
-        let service = Arc::clone(self);
         let named = keys.into_iter().filter_map(|key| match key.parse::<Arn>() {
-            Ok(Arn { realm, resource: Resource::Key(id) }) if realm == *service.realm() => Some(id),
+            Ok(Arn { realm, resource: Resource::Key(id) }) if realm == *self.realm() => Some(id),
             _ => None,
         });
         let named: Vec<KeyId> = named.collect();
+        if named.is_empty() {
+            return;
+        }
+        // Not to keep the store from being given up.
+        let service = Arc::downgrade(self);
         let spawned = thread::Builder::new().name("kms-attach".to_owned()).spawn(move || {
             for id in named {
+                let Some(service) = service.upgrade() else { return };
                 // The turn keeps a state change from overtaking this look at the state.
                 let _turn = service.turns.take(id);
                 match service.entry(&id).map(|entry| entry.record.state) {
