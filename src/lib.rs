@@ -16,6 +16,7 @@
 #![deny(unsafe_code)]
 
 pub mod chunk;
+pub mod cli;
 pub mod clock;
 pub mod codec;
 pub mod crypto;

@@ -1,5 +1,6 @@
 //! Sealed files against a plain byte vector, through reopening, settling and interruption; and
 //! against an adversary who owns the backing file.
+#![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,11 +22,14 @@ impl Backing for Shared {
         self.0.read_at(buffer, offset)
     }
     fn write_at(&self, buffer: &[u8], offset: u64) -> std::io::Result<()> {
-        assert!(offset + buffer.len() as u64 <= self.0.len()?.max(PAGE_LEN as u64), "write behind the end");
+        assert!(
+            offset + buffer.len() as u64 <= self.0.length()?.max(PAGE_LEN as u64),
+            "write behind the end"
+        );
         self.0.write_at(buffer, offset)
     }
-    fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
+    fn length(&self) -> std::io::Result<u64> {
+        self.0.length()
     }
     fn set_len(&self, len: u64) -> std::io::Result<()> {
         self.0.set_len(len)
@@ -238,7 +242,7 @@ proptest! {
         }
         bench.settle();
         let now = bench.disk.snapshot();
-        let mut forged = now.clone();
+        let mut forged = now;
         for (kind, a, b) in attacks {
             tamper(&mut forged, &old, kind, a, b);
         }

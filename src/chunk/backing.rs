@@ -27,7 +27,7 @@ pub trait Backing: Send + Sync {
     ///
     /// # Errors
     /// As fstat(2).
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
 
     /// Cuts the file or extends it with a hole.
     ///
@@ -85,7 +85,7 @@ impl Backing for File {
         self.write_all_at(buffer, offset)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 
@@ -117,7 +117,7 @@ impl Backing for File {
     fn seek_hole(&self, offset: u64) -> io::Result<u64> {
         match rustix::fs::seek(self.as_fd(), SeekFrom::Hole(offset)) {
             Ok(at) => Ok(at),
-            Err(rustix::io::Errno::NXIO) => Backing::len(self),
+            Err(rustix::io::Errno::NXIO) => Backing::length(self),
             Err(e) => Err(e.into()),
         }
     }
@@ -175,7 +175,7 @@ impl Backing for Memory {
         Ok(())
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.0.read().len() as u64)
     }
 

@@ -295,7 +295,7 @@ fn actual_size<B: Backing>(
     backing: &B,
     integrity: Integrity,
 ) -> Result<u64, ChunkError> {
-    let physical = backing.len()?;
+    let physical = backing.length()?;
     if state.unsettled {
         let size = layout.logical_size(physical).ok_or(FormatError::WrongSize)?;
         return if size >= state.min_size { Ok(size) } else { Err(FormatError::WrongSize.into()) };

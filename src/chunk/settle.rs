@@ -228,7 +228,7 @@ impl Level {
                 at = end;
             }
         }
-        if self.cut_inside && self.keep > root && (self.keep - root) % ENTRIES != 0 {
+        if self.cut_inside && self.keep > root && !(self.keep - root).is_multiple_of(ENTRIES) {
             pages.entry((self.keep - root) / ENTRIES).or_default();
         }
         pages

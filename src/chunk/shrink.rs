@@ -46,7 +46,7 @@ impl<B: Backing> SealedFile<B> {
         }
         self.backing.set_len(self.layout.physical_size(size)).map_err(ChunkError::Io)?;
         shape.size = size;
-        shape.tail_is_zero = size % self.layout.payload() == 0;
+        shape.tail_is_zero = size.is_multiple_of(self.layout.payload());
         self.written.lock().remove(self.layout.chunks(size)..u64::MAX);
         self.maps.clear();
         self.changes.fetch_add(1, Ordering::Relaxed);

@@ -191,8 +191,9 @@ impl<B: Backing> SealedFile<B> {
     ) -> Result<(), ChunkError> {
         let payload = self.layout.payload();
         let end = offset + data.len() as u64;
-        let head_is_partial = offset % payload != 0 || (chunks.end - chunks.start == 1 && end % payload != 0);
-        let tail_is_partial = end % payload != 0 && chunks.end - chunks.start > 1;
+        let head_is_partial = !offset.is_multiple_of(payload)
+            || (chunks.end - chunks.start == 1 && !end.is_multiple_of(payload));
+        let tail_is_partial = !end.is_multiple_of(payload) && chunks.end - chunks.start > 1;
         let edge_len = |partial| if partial { payload as usize } else { 0 };
         with_plaintext(edge_len(head_is_partial), |head| {
             with_plaintext(edge_len(tail_is_partial), |tail| {

@@ -24,7 +24,7 @@ use crate::sys;
 const ID_XATTR: &str = "user.kmsfs.dir";
 
 /// An open directory.
-pub struct Directory {
+pub(super) struct Directory {
     /// Its id.
     pub id: Id,
     /// Seals the names in it.
@@ -41,7 +41,7 @@ struct Record {
 
 impl Directory {
     /// The volume's root, which needs no record: its id is the volume's.
-    pub fn root(volume: &Volume) -> Self {
+    pub(super) fn root(volume: &Volume) -> Self {
         let record = Record { birth: volume.id, sequence: 0, state: DirectoryState::default() };
         Self { id: volume.id, names: volume.keys.names(volume.id), record: RwLock::new(record) }
     }
@@ -50,7 +50,7 @@ impl Directory {
     ///
     /// # Errors
     /// When the record cannot be written.
-    pub fn create(volume: &Volume, fd: impl AsFd, parent: &Self) -> FsResult<Self> {
+    pub(super) fn create(volume: &Volume, fd: impl AsFd, parent: &Self) -> FsResult<Self> {
         let record = Record { birth: parent.id, sequence: 1, state: parent.record.read().state.clone() };
         Self::create_with(volume, fd, Id::random()?, record)
     }
@@ -59,7 +59,7 @@ impl Directory {
     ///
     /// # Errors
     /// `EIO` when the record is damaged and cannot be rebuilt.
-    pub fn open(volume: &Volume, fd: impl AsFd) -> FsResult<Self> {
+    pub(super) fn open(volume: &Volume, fd: impl AsFd) -> FsResult<Self> {
         match read_record(volume, fd.as_fd()) {
             Ok((id, record)) => Ok(Self { id, names: volume.keys.names(id), record: RwLock::new(record) }),
             Err(ReadError::Lost(why)) => recover(volume, fd.as_fd(), why),
@@ -68,7 +68,7 @@ impl Directory {
     }
 
     /// ARN of the master key assigned here; empty for the volume's default.
-    pub fn assigned_key(&self) -> String {
+    pub(super) fn assigned_key(&self) -> String {
         self.record.read().state.assigned_key.clone()
     }
 
@@ -76,7 +76,7 @@ impl Directory {
     ///
     /// # Errors
     /// When the record cannot be written; the old assignment stays.
-    pub fn assign_key(&self, volume: &Volume, fd: impl AsFd, arn: &str) -> FsResult<()> {
+    pub(super) fn assign_key(&self, volume: &Volume, fd: impl AsFd, arn: &str) -> FsResult<()> {
         let mut record = self.record.write();
         let mut next = record.clone();
         arn.clone_into(&mut next.state.assigned_key);
@@ -92,7 +92,7 @@ impl Directory {
     ///
     /// # Errors
     /// As fsync(2).
-    pub fn sync_record(fd: impl AsFd) -> FsResult<()> {
+    pub(super) fn sync_record(fd: impl AsFd) -> FsResult<()> {
         open_record(fd.as_fd(), OFlags::RDONLY)?.sync_all()?;
         Ok(())
     }
@@ -101,7 +101,7 @@ impl Directory {
     ///
     /// # Errors
     /// As [`Directory::create`].
-    pub fn restore_record(&self, volume: &Volume, fd: impl AsFd) -> FsResult<()> {
+    pub(super) fn restore_record(&self, volume: &Volume, fd: impl AsFd) -> FsResult<()> {
         write_record(volume, fd.as_fd(), self.id, &self.record.read())
     }
 
@@ -115,7 +115,7 @@ impl Directory {
 ///
 /// # Errors
 /// As getdents(2).
-pub fn backing_names(fd: impl AsFd) -> FsResult<Vec<OsString>> {
+pub(super) fn backing_names(fd: impl AsFd) -> FsResult<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(fd)? {
         let name = entry?.file_name().to_bytes().to_vec();

@@ -41,7 +41,7 @@ impl FsError {
 }
 
 /// What a program sees of a key that is not usable.
-pub fn errno_of_state(state: KeyState) -> i32 {
+pub(super) fn errno_of_state(state: KeyState) -> i32 {
     match state {
         KeyState::Enabled => 0,
         KeyState::Disabled | KeyState::PendingDeletion => libc::EKEYREVOKED,

@@ -67,6 +67,12 @@ impl Gate {
 }
 
 impl Gates {
+    /// The ids of the keys that are cut off.
+    pub(super) fn cut(&self) -> Vec<String> {
+        let gates = self.0.lock();
+        gates.iter().filter(|(_, gate)| gate.is_cut()).map(|(key, _)| key.clone()).collect()
+    }
+
     /// The gate of the master key with this ARN.
     pub(super) fn of(&self, arn: &str) -> Arc<Gate> {
         self.of_key(key_of(arn))

@@ -117,8 +117,8 @@ impl Backing for Disk {
         Backing::write_at(self.for_writing()?, buffer, offset)
     }
 
-    fn len(&self) -> io::Result<u64> {
-        Backing::len(self.any()?)
+    fn length(&self) -> io::Result<u64> {
+        Backing::length(self.any()?)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

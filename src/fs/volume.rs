@@ -99,7 +99,7 @@ impl Volume {
     /// Any [`VolumeError`] but `InUse`.
     pub fn create(path: &Path, provider: &dyn Provider, default_key: &str) -> Result<Id, VolumeError> {
         let shown = path.display().to_string();
-        check_creatable(path)?;
+        Self::check_creatable(path)?;
         let default_key = provider.describe_key(default_key)?.arn;
         let id = Id::random().map_err(|e| VolumeError::Io(shown.clone(), io::Error::other(e)))?;
         let own_key = provider.create_internal_key(&format!("kmsfs volume {id}"))?;
@@ -118,6 +118,28 @@ impl Volume {
             write_new(path, name, &page).map_err(|e| explain(&shown, e))?;
         }
         Ok(id)
+    }
+
+    /// Whether a directory can be made a volume: it is empty and can be written.
+    ///
+    /// # Errors
+    /// [`VolumeError::AlreadyAVolume`], `NotEmpty`, `ReadOnly` or `Io`.
+    pub fn check_creatable(path: &Path) -> Result<(), VolumeError> {
+        let shown = path.display().to_string();
+        let mut entries = std::fs::read_dir(path).map_err(|e| explain(&shown, e))?;
+        if Self::exists(path) {
+            return Err(VolumeError::AlreadyAVolume(shown));
+        }
+        if entries.next().is_some() {
+            return Err(VolumeError::NotEmpty(shown));
+        }
+        rustix::fs::accessat(CWD, path, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS)
+            .map_err(|e| explain(&shown, e.into()))
+    }
+
+    /// Whether a directory holds a volume, as far as that shows without a key.
+    pub fn exists(path: &Path) -> bool {
+        path.join(VOLUME_NAME).exists() || path.join(VOLUME_COPY_NAME).exists()
     }
 
     /// Opens a volume and locks it: alone for writing, shared for `read_only`. For writing, it
@@ -180,6 +202,11 @@ impl Volume {
     /// Whether the volume was not unmounted properly before this mount.
     pub fn is_recovering(&self) -> bool {
         self.recover_since.is_some()
+    }
+
+    /// ARN of the master key that wraps the volume key.
+    pub fn own_key(&self) -> String {
+        self.page.lock().wrapped.key_arn.clone()
     }
 
     /// ARN of the master key for new files where no directory says otherwise.
@@ -256,19 +283,6 @@ impl Volume {
 /// Encryption context of the volume key.
 fn context(volume: Id) -> EncryptionContext {
     EncryptionContext::new().with("kmsfs:volume", volume.to_string())
-}
-
-fn check_creatable(path: &Path) -> Result<(), VolumeError> {
-    let shown = path.display().to_string();
-    let mut entries = std::fs::read_dir(path).map_err(|e| explain(&shown, e))?;
-    if path.join(VOLUME_NAME).exists() || path.join(VOLUME_COPY_NAME).exists() {
-        return Err(VolumeError::AlreadyAVolume(shown));
-    }
-    if entries.next().is_some() {
-        return Err(VolumeError::NotEmpty(shown));
-    }
-    rustix::fs::accessat(CWD, path, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS)
-        .map_err(|e| explain(&shown, e.into()))
 }
 
 /// Writes a file that is there whole or not at all.

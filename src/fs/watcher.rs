@@ -28,7 +28,11 @@ pub struct Watcher(pub Arc<Fs>);
 impl KeyWatcher for Watcher {
     fn describe(&self) -> MountStatus {
         let fs = &self.0;
-        let mut open_files: BTreeMap<String, u64> = BTreeMap::new();
+        // Keys of this store have the ARN of the volume's own key but for the last part.
+        let own_key = fs.volume.own_key();
+        let realm = own_key.rsplit_once('/').map_or("", |(realm, _)| realm);
+        let cut = fs.gates.cut().into_iter().map(|key| (format!("{realm}/{key}"), 0));
+        let mut open_files: BTreeMap<String, u64> = cut.collect();
         for (_, open) in fs.open_files() {
             *open_files.entry(open.sealed.wrapped().key_arn).or_default() += 1;
         }

@@ -1,0 +1,250 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Encrypt a directory, file by file, under keys that can be switched off.
+///
+/// A volume is a directory of ciphertext. Mounted, it is a normal directory: every file in it has
+/// its own data key, and a master key in the key store wraps that. Disable a master key and exactly
+/// its files become unreadable, open ones included; enable it and they are back. Rotating it
+/// rewrites no data.
+#[derive(Debug, Parser)]
+#[command(name = "kmsfs", version, propagate_version = true, after_long_help = EXIT_CODES)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Directory of the key store
+    ///
+    /// By default /var/lib/kmsfs for root, and kmsfs in the XDG data directory for others.
+    #[arg(long, global = true, value_name = "DIR", env = "KMSFS_KEYSTORE")]
+    pub(super) keystore: Option<PathBuf>,
+
+    /// Read the passphrase from the first line of FILE
+    #[arg(long, global = true, value_name = "FILE", group = "secret", help_heading = UNLOCKING)]
+    pub(super) passphrase_file: Option<PathBuf>,
+
+    /// Unlock with the contents of FILE, 32 bytes or more, instead of a passphrase
+    #[arg(long, global = true, value_name = "FILE", group = "secret", help_heading = UNLOCKING)]
+    pub(super) key_file: Option<PathBuf>,
+
+    /// Take the first line that COMMAND prints as the passphrase; it is run by sh
+    #[arg(long, global = true, value_name = "COMMAND", group = "secret", help_heading = UNLOCKING)]
+    pub(super) passphrase_command: Option<String>,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+const UNLOCKING: &str = "Unlocking the key store";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make an empty directory a volume
+    ///
+    /// The directory is created if it does not exist. On first use this also creates the key store,
+    /// asks for its passphrase, and creates a master key, alias/default, for files that are assigned
+    /// no other.
+    Init(Init),
+    /// Mount a volume
+    ///
+    /// Goes to the background once the mount is ready, unless -f is given. Messages go to
+    /// log/VOLUME.log in the key store's directory then.
+    Mount(Mount),
+    /// Unmount a volume and wait until everything is on disk
+    Umount(Umount),
+    /// Create and manage master keys
+    ///
+    /// A KEY is named by its id, its ARN or alias/NAME.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Look at files in a mount
+    #[command(subcommand)]
+    File(FileCommand),
+    /// Show which key stores and mounts are alive
+    ///
+    /// Needs no passphrase: it asks the process that has the key store open, if there is one.
+    Status,
+    /// Measure the speed of encryption on this machine
+    ///
+    /// In memory and on one thread: the cipher alone, and whole files of chunks.
+    Bench(Bench),
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    /// Directory for the ciphertext
+    pub(super) dir: PathBuf,
+    /// Master key for new files
+    #[arg(long, value_name = "KEY", default_value = "alias/default")]
+    pub(super) key: String,
+}
+
+/// Arguments of `mount`.
+#[derive(Debug, Args)]
+pub(super) struct Mount {
+    /// The volume
+    pub(super) dir: PathBuf,
+    /// An empty directory
+    pub(super) mountpoint: PathBuf,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub(super) foreground: bool,
+    /// Mount options, separated by commas
+    ///
+    /// ro, rw, allow_other, nonempty, threads=N, and as in mount(8): dev, nodev, suid, nosuid, exec,
+    /// noexec, atime, noatime, sync, async, dirsync
+    #[arg(short, long, value_name = "OPT,...")]
+    pub(super) options: Vec<String>,
+}
+
+/// Arguments of `umount`.
+#[derive(Debug, Args)]
+pub(super) struct Umount {
+    /// Where the volume is mounted
+    pub(super) mountpoint: PathBuf,
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Create a master key and print its id
+    Create(CreateKey),
+    /// List all master keys
+    List,
+    /// Show everything about a master key
+    Describe {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Make a disabled master key usable again; its files are readable at once
+    Enable {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Make a master key unusable; its files are unreadable at once, open ones included
+    ///
+    /// Data that programs have written is brought to disk first. Files can still be listed, renamed
+    /// and removed.
+    Disable {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Give a master key new material for files that are created from now on
+    ///
+    /// Existing files stay readable: older versions of the material are kept.
+    Rotate {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Choose the master key for new files below a directory of a mount
+    ///
+    /// Existing files keep their key. Subdirectories follow, unless they were assigned a key of their
+    /// own. On the mount point itself it chooses the volume's default.
+    Assign {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// A directory in a mount
+        directory: PathBuf,
+    },
+}
+
+/// Arguments of `key create`.
+#[derive(Debug, Args)]
+pub(super) struct CreateKey {
+    /// A name for it: alias/NAME, or just NAME
+    #[arg(long)]
+    pub(super) alias: Option<String>,
+    /// What it is for
+    #[arg(long, default_value = "")]
+    pub(super) description: String,
+}
+
+/// What to do with files.
+#[derive(Debug, Subcommand)]
+pub(super) enum FileCommand {
+    /// Show ids, master key, key version and sizes of files
+    Info {
+        /// Files or directories in a mount
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    /// Seconds per measurement
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    pub(super) seconds: f64,
+    /// Chunk sizes on disk in KiB, powers of two from 4 to 1024
+    #[arg(long, value_name = "KIB,...", value_delimiter = ',', default_values_t = [4, 16, 64], value_parser = chunk_kib)]
+    pub(super) chunk: Vec<u32>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.01..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("not between 0.01 and 3600".to_owned()) }
+}
+
+fn chunk_kib(text: &str) -> Result<u32, String> {
+    let kib: u32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let valid = kib.is_power_of_two() && (4..=1024).contains(&kib);
+    if valid { Ok(kib) } else { Err("not a power of two from 4 to 1024".to_owned()) }
+}
+
+const EXIT_CODES: &str = "\
+The passphrase is taken from --passphrase-file, --key-file or --passphrase-command; else from the \
+environment variable KMSFS_PASSPHRASE; else from the systemd credential kmsfs.passphrase or \
+kmsfs.key-file; else it is asked for. It is never an argument.
+
+Exit codes:
+   0  done
+   1  something unexpected; the message says what
+   2  wrong usage
+  10  the directory is not a volume
+  11  the volume is of an unknown version, or damaged
+  12  the volume is mounted already
+  13  wrong passphrase or key file
+  14  there is no key store, or it is not one
+  15  the key belongs to another key store
+  16  the mount point cannot be used
+  17  read-only
+  18  no space left
+  19  no such key or alias
+  20  the key's state does not allow it
+  21  not a kmsfs mount
+  22  the key store is in use, or its owner does not answer
+  23  the directory is not empty, or is a volume already
+  24  no passphrase was given
+  25  FUSE is not available
+  26  the mount is busy
+  27  the name is taken
+  28  permission denied";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

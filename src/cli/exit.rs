@@ -1,0 +1,195 @@
+//! Errors as one line and an exit code. The codes are listed in `kmsfs --help` and are never
+//! reused.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::format::FormatError;
+use crate::fs::{FsError, VolumeError};
+use crate::kms::{ErrorKind, KmsError, StoreError};
+use crate::provider::ProviderError;
+
+/// Exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Code {
+    Unexpected = 1,
+    Usage = 2,
+    NotAVolume = 10,
+    VolumeFormat = 11,
+    VolumeInUse = 12,
+    WrongSecret = 13,
+    NoKeyStore = 14,
+    ForeignKey = 15,
+    MountPoint = 16,
+    ReadOnly = 17,
+    NoSpace = 18,
+    NoSuchKey = 19,
+    KeyState = 20,
+    NotAMount = 21,
+    StoreInUse = 22,
+    NotEmpty = 23,
+    NoSecret = 24,
+    NoFuse = 25,
+    MountBusy = 26,
+    NameTaken = 27,
+    Permission = 28,
+}
+
+/// An error for a person: what is wrong and what to do next, on one line.
+#[derive(Debug)]
+pub(super) struct CliError {
+    code: u8,
+    message: String,
+}
+
+/// Result of a command.
+pub(super) type CliResult<T> = Result<T, CliError>;
+
+impl CliError {
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code: code as u8, message: message.into() }
+    }
+
+    /// An error that another process of this program reported.
+    pub(super) fn relayed(code: u8, message: String) -> Self {
+        Self { code, message }
+    }
+
+    /// An error of the operating system about a path.
+    pub(super) fn io(path: &Path, error: &io::Error) -> Self {
+        let code = match error.raw_os_error() {
+            Some(libc::EROFS) => Code::ReadOnly,
+            Some(libc::ENOSPC | libc::EDQUOT) => Code::NoSpace,
+            Some(libc::EACCES | libc::EPERM) => Code::Permission,
+            _ => Code::Unexpected,
+        };
+        Self::new(code, format!("{}: {}", path.display(), words(error)))
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+
+    pub(super) fn code(&self) -> u8 {
+        self.code
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // One line, whatever a library wrote.
+        f.write_str(&self.message.replace('\n', " "))
+    }
+}
+
+/// An operating system's error without Rust's `(os error 13)`.
+pub(super) fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::NotFound(_) | StoreError::NotAStore(_) => Code::NoKeyStore,
+            StoreError::AlreadyExists(_) => Code::NameTaken,
+            StoreError::WrongSecret => Code::WrongSecret,
+            StoreError::InUse { .. } => Code::StoreInUse,
+            StoreError::UnknownVersion { .. } | StoreError::Damaged(_) => Code::VolumeFormat,
+            StoreError::NoSpace => Code::NoSpace,
+            StoreError::Invalid(_) => Code::Usage,
+            StoreError::Io { source, .. } => match source.raw_os_error() {
+                Some(libc::EROFS) => Code::ReadOnly,
+                Some(libc::ENOSPC | libc::EDQUOT) => Code::NoSpace,
+                Some(libc::EACCES | libc::EPERM) => Code::Permission,
+                _ => Code::Unexpected,
+            },
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<KmsError> for CliError {
+    fn from(error: KmsError) -> Self {
+        let code = match error.kind() {
+            ErrorKind::NotFound => Code::NoSuchKey,
+            ErrorKind::Disabled | ErrorKind::InvalidState => Code::KeyState,
+            ErrorKind::AlreadyExists => Code::NameTaken,
+            ErrorKind::IncorrectKey => Code::ForeignKey,
+            ErrorKind::AccessDenied => Code::Permission,
+            ErrorKind::DependencyTimeout | ErrorKind::KeyUnavailable => Code::StoreInUse,
+            ErrorKind::Internal => Code::Unexpected,
+            _ => Code::Usage,
+        };
+        Self::new(code, format!("{}; {}", error.message(), error.hint()))
+    }
+}
+
+impl From<ProviderError> for CliError {
+    fn from(error: ProviderError) -> Self {
+        let code = match &error {
+            ProviderError::NotFound(_) => Code::NoSuchKey,
+            ProviderError::Disabled(_)
+            | ProviderError::PendingDeletion(_)
+            | ProviderError::PendingImport(_) => Code::KeyState,
+            ProviderError::AccessDenied(_) => Code::Permission,
+            ProviderError::Unavailable(_) => Code::StoreInUse,
+            ProviderError::InvalidCiphertext(_) => Code::VolumeFormat,
+            ProviderError::Other(_) => Code::Unexpected,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<VolumeError> for CliError {
+    fn from(error: VolumeError) -> Self {
+        let (code, next) = match &error {
+            VolumeError::NotAVolume(_) => {
+                (Code::NotAVolume, "check the path, or make it one with 'kmsfs init'")
+            }
+            VolumeError::NotEmpty(_) => (Code::NotEmpty, "choose an empty or a new directory"),
+            VolumeError::AlreadyAVolume(_) => {
+                (Code::NotEmpty, "mount it with 'kmsfs mount', or choose another directory")
+            }
+            VolumeError::Format(_, FormatError::UnknownVersion(_) | FormatError::UnknownFeatures(_)) => {
+                (Code::VolumeFormat, "use the release of kmsfs that made it, or a newer one")
+            }
+            VolumeError::Format(..) => (Code::VolumeFormat, "restore kmsfs.volume from a backup"),
+            VolumeError::InUse { .. } => {
+                (Code::VolumeInUse, "unmount it there first, or mount it read-only in both places")
+            }
+            VolumeError::ReadOnly(_) => {
+                (Code::ReadOnly, "mount it with '-o ro', or make the directory writable")
+            }
+            VolumeError::NoSpace(_) => (Code::NoSpace, "free some space, then retry"),
+            // Every volume is wrapped by a key of its own, which nobody can delete.
+            VolumeError::Provider(ProviderError::NotFound(_) | ProviderError::InvalidCiphertext(_)) => {
+                (Code::ForeignKey, "name the key store that the volume was made with: --keystore DIR")
+            }
+            VolumeError::Provider(_) => return Self::provider(error),
+            VolumeError::Io(path, source) => return Self::io(Path::new(path), source),
+        };
+        Self::new(code, format!("{error}; {next}"))
+    }
+}
+
+impl CliError {
+    fn provider(error: VolumeError) -> Self {
+        match error {
+            VolumeError::Provider(error) => error.into(),
+            other => Self::new(Code::Unexpected, other.to_string()),
+        }
+    }
+}
+
+impl From<FsError> for CliError {
+    fn from(error: FsError) -> Self {
+        Self::new(Code::Unexpected, error.to_string())
+    }
+}

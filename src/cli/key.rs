@@ -1,0 +1,154 @@
+//! `key`: master keys.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::args::{CreateKey, Global};
+use super::exit::{CliError, CliResult, Code};
+use super::key_store::KeyStore;
+use super::output::{Output, fields, table};
+use crate::kms::KeyMetadata;
+use crate::kms::api::{
+    KeyRequest, ListAliasesRequest, ListAliasesResponse, ListKeysRequest, ListKeysResponse, StateResponse,
+};
+
+/// A key and its aliases: the API's own shape with one member more.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Described {
+    #[serde(flatten)]
+    key: KeyMetadata,
+    aliases: Vec<String>,
+}
+
+pub(super) fn create(global: &Global, create: &CreateKey, output: &Output) -> CliResult<()> {
+    let alias = create.alias.as_deref().map(full_alias);
+    let store = KeyStore::open(global)?;
+    if let Some(alias) = &alias
+        && store.describe(alias).is_ok()
+    {
+        return Err(CliError::new(Code::NameTaken, format!("{alias} exists already; choose another name")));
+    }
+    let key = store.create_key(&create.description, alias.as_deref())?;
+    output.print(&key, |key| vec![key.key_id.to_string()])
+}
+
+pub(super) fn list(global: &Global, output: &Output) -> CliResult<()> {
+    let store = KeyStore::open(global)?;
+    let mut aliases = aliases(&store)?;
+    let mut keys = Vec::new();
+    let mut request = ListKeysRequest::default();
+    loop {
+        let page: ListKeysResponse = store.call("ListKeys", &request)?;
+        for entry in &page.keys {
+            let key = store.describe(&entry.key_id.to_string())?;
+            let aliases = aliases.remove(&key.key_id.to_string()).unwrap_or_default();
+            keys.push(Described { key, aliases });
+        }
+        if page.next_marker.is_none() {
+            break;
+        }
+        request.marker = page.next_marker;
+    }
+    output.print(&keys, |keys| {
+        let row = |k: &Described| {
+            vec![
+                k.key.key_id.to_string(),
+                k.key.key_state.to_string(),
+                k.aliases.join(" "),
+                k.key.description.clone(),
+            ]
+        };
+        table(&["KEY ID", "STATE", "ALIASES", "DESCRIPTION"], &keys.iter().map(row).collect::<Vec<_>>())
+    })
+}
+
+pub(super) fn describe(global: &Global, key: &str, output: &Output) -> CliResult<()> {
+    let store = KeyStore::open(global)?;
+    let key = store.describe(key)?;
+    let aliases = aliases(&store)?.remove(&key.key_id.to_string()).unwrap_or_default();
+    output.print(&Described { key, aliases }, |d| {
+        let mut lines = vec![
+            ("key id", d.key.key_id.to_string()),
+            ("arn", d.key.arn.clone()),
+            ("state", d.key.key_state.to_string()),
+            ("aliases", d.aliases.join(" ")),
+            ("description", d.key.description.clone()),
+            ("created", d.key.creation_date.to_string()),
+            ("version", d.key.current_key_material_version.to_string()),
+        ];
+        if let Some(date) = &d.key.deletion_date {
+            lines.push(("to be deleted", date.to_string()));
+        }
+        fields(&lines)
+    })
+}
+
+pub(super) fn enable(global: &Global, key: &str, output: &Output) -> CliResult<()> {
+    change(global, key, "EnableKey", "enabled", output)
+}
+
+pub(super) fn disable(global: &Global, key: &str, output: &Output) -> CliResult<()> {
+    change(global, key, "DisableKey", "disabled", output)
+}
+
+pub(super) fn rotate(global: &Global, key: &str, output: &Output) -> CliResult<()> {
+    let store = KeyStore::open(global)?;
+    let id = store.describe(key)?.key_id.to_string();
+    store.call::<Value>("RotateKeyOnDemand", &KeyRequest { key_id: id.clone() })?;
+    let key = store.describe(&id)?;
+    output.print(&key, |key| {
+        vec![format!("rotated {}: new files use version {}", key.key_id, key.current_key_material_version)]
+    })
+}
+
+/// Changes a key's state and says what that cut off.
+fn change(global: &Global, key: &str, operation: &str, done: &str, output: &Output) -> CliResult<()> {
+    let store = KeyStore::open(global)?;
+    let id = store.describe(key)?.key_id.to_string();
+    let response: StateResponse = store.call(operation, &KeyRequest { key_id: id.clone() })?;
+    for mount in &response.mounts {
+        if mount.unreachable {
+            output.warn(&format!(
+                "the mount at {} did not answer: its files may still be readable; unmount it",
+                mount.mount
+            ));
+        }
+        for unwritten in &mount.unwritten {
+            output.warn(&format!(
+                "{}: changes to {} could not be written in time",
+                mount.mount, unwritten.file
+            ));
+        }
+    }
+    output.print(&response, |response| {
+        let mut lines = vec![format!("{done} {id}")];
+        lines.extend(response.mounts.iter().filter(|mount| mount.files > 0).map(|mount| {
+            format!("cut off at {}: {} open files, {} handles", mount.mount, mount.files, mount.handles)
+        }));
+        lines
+    })
+}
+
+/// Aliases by key id.
+fn aliases(store: &KeyStore) -> CliResult<HashMap<String, Vec<String>>> {
+    let mut found: HashMap<String, Vec<String>> = HashMap::new();
+    let mut request = ListAliasesRequest::default();
+    loop {
+        let page: ListAliasesResponse = store.call("ListAliases", &request)?;
+        for alias in page.aliases {
+            found.entry(alias.target_key_id.to_string()).or_default().push(alias.alias_name);
+        }
+        if page.next_marker.is_none() {
+            return Ok(found);
+        }
+        request.marker = page.next_marker;
+    }
+}
+
+/// `alias/NAME`, whichever way it was typed.
+fn full_alias(name: &str) -> String {
+    if name.starts_with("alias/") { name.to_owned() } else { format!("alias/{name}") }
+}

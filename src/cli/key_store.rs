@@ -1,0 +1,164 @@
+//! Reaching the key store: through the process that has it open, or by opening it ourselves.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::args::Global;
+use super::exit::{CliError, CliResult, Code};
+use super::secret::{Purpose, secret};
+use crate::clock::SystemClock;
+use crate::kms::api::{AliasRequest, CreateKeyRequest, KeyRequest, KeyResponse};
+use crate::kms::wire::{self, TRENT};
+use crate::kms::{
+    Caller, KeyMetadata, KmsError, Service, StoreError, StoreOptions, UnlockSecret, socket, store_exists,
+};
+use crate::provider::{Embedded, Provider, SocketClient};
+
+/// Alias of the master key that is created with a key store.
+pub(super) const DEFAULT_ALIAS: &str = "alias/default";
+/// How long changes of a key's state may take: they wait for mounts to write back.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long to wait for a process that has just opened the store to answer.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A key store that can be used.
+pub(super) enum KeyStore {
+    /// This process has it open.
+    Own(Arc<Service>),
+    /// Another process has it open.
+    Served(SocketClient),
+}
+
+impl KeyStore {
+    /// Reaches the key store, asking for its secret only if no other process has it open.
+    pub(super) fn open(global: &Global) -> CliResult<Self> {
+        let dir = dir(global)?;
+        if is_served(&dir) {
+            return Ok(Self::Served(SocketClient::new(&dir)));
+        }
+        if !store_exists(&dir) {
+            return Err(no_store(&dir));
+        }
+        Self::unlock(&dir, &secret(global, Purpose::Unlock)?)
+    }
+
+    /// Opens the key store with a secret, unless another process is faster.
+    pub(super) fn unlock(dir: &Path, secret: &UnlockSecret) -> CliResult<Self> {
+        match Service::open(dir, secret, Arc::new(SystemClock)) {
+            Ok(service) => Ok(Self::Own(service)),
+            Err(error @ StoreError::InUse { .. }) => {
+                // Its owner is just starting or ending, or it is a command like this one.
+                let deadline = Instant::now() + START_TIMEOUT;
+                while Instant::now() < deadline {
+                    if is_served(dir) {
+                        return Ok(Self::Served(SocketClient::new(dir)));
+                    }
+                    match Service::open(dir, secret, Arc::new(SystemClock)) {
+                        Err(StoreError::InUse { .. }) => std::thread::sleep(Duration::from_millis(50)),
+                        opened => return Ok(Self::Own(opened?)),
+                    }
+                }
+                Err(error.into())
+            }
+            Err(StoreError::NotFound(_)) => Err(no_store(dir)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Creates a key store and its default key.
+    pub(super) fn create(dir: &Path, secret: &UnlockSecret) -> CliResult<Self> {
+        let service = Service::create(dir, secret, &StoreOptions::default(), Arc::new(SystemClock))?;
+        let store = Self::Own(service);
+        store.create_key("Default key of new volumes", Some(DEFAULT_ALIAS))?;
+        Ok(store)
+    }
+
+    /// Creates a master key, with an alias if one is given.
+    pub(super) fn create_key(&self, description: &str, alias: Option<&str>) -> CliResult<KeyMetadata> {
+        let request = CreateKeyRequest { description: description.to_owned(), ..CreateKeyRequest::default() };
+        let made: KeyResponse = self.call("CreateKey", &request)?;
+        if let Some(alias) = alias {
+            let request = AliasRequest {
+                alias_name: alias.to_owned(),
+                target_key_id: made.key_metadata.key_id.to_string(),
+            };
+            self.call::<Value>("CreateAlias", &request)?;
+        }
+        Ok(made.key_metadata)
+    }
+
+    /// What is known about a key that a person named.
+    pub(super) fn describe(&self, key: &str) -> CliResult<KeyMetadata> {
+        let response: KeyResponse = self.call("DescribeKey", &KeyRequest { key_id: key.to_owned() })?;
+        Ok(response.key_metadata)
+    }
+
+    /// Carries out an operation of the key service.
+    pub(super) fn call<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        request: &impl Serialize,
+    ) -> CliResult<T> {
+        let malformed = |e: serde_json::Error| CliError::new(Code::Unexpected, e.to_string());
+        let body = serde_json::to_value(request).map_err(malformed)?;
+        let answer = self.call_value(&format!("{TRENT}{operation}"), &body)?;
+        T::deserialize(answer).map_err(malformed)
+    }
+
+    fn call_value(&self, target: &str, body: &Value) -> Result<Value, KmsError> {
+        match self {
+            Self::Own(service) => wire::dispatch(service, &Caller::current(), target, body),
+            Self::Served(client) => client.call_within(CHANGE_TIMEOUT, target, body),
+        }
+    }
+
+    /// A source of data keys for a volume.
+    pub(super) fn provider(&self, dir: &Path) -> Arc<dyn Provider> {
+        match self {
+            Self::Own(service) => Arc::new(Embedded::new(Arc::clone(service), Caller::current())),
+            Self::Served(_) => Arc::new(SocketClient::new(dir)),
+        }
+    }
+}
+
+/// The key store's directory.
+pub(super) fn dir(global: &Global) -> CliResult<PathBuf> {
+    let dir = match &global.keystore {
+        Some(dir) => dir.clone(),
+        None => default_dir()?,
+    };
+    std::path::absolute(&dir).map_err(|e| CliError::io(&dir, &e))
+}
+
+/// Whether a process has the key store open and answers for it.
+pub(super) fn is_served(dir: &Path) -> bool {
+    socket::connect(dir, Duration::from_secs(1)).is_ok()
+}
+
+fn default_dir() -> CliResult<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/kmsfs"));
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map(|data| data.join("kmsfs"))
+        .ok_or_else(|| {
+            CliError::new(Code::NoKeyStore, "HOME is not set; name the key store with --keystore DIR")
+        })
+}
+
+fn no_store(dir: &Path) -> CliError {
+    CliError::new(
+        Code::NoKeyStore,
+        format!(
+            "there is no key store in {}; make one with 'kmsfs init', or name another with --keystore DIR",
+            dir.display()
+        ),
+    )
+}

@@ -1,0 +1,252 @@
+//! `mount`: checks everything that can be checked, goes to the background, and serves.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::args::{Global, Mount};
+use super::exit::{CliError, CliResult, Code, words};
+use super::key_store::{KeyStore, dir, is_served};
+use super::log;
+use super::output::Output;
+use super::secret::{Purpose, secret};
+use crate::fs::{Fs, Volume, VolumeError, Watcher};
+use crate::kms::{UnlockSecret, store_exists};
+use crate::mount::{Ended, MountOptions, Mounted};
+use crate::provider::Provider;
+use crate::server::Server;
+use crate::sys::process::{self, Forked};
+
+/// How often an owner of the key store that outlived its mount looks whether it is still needed.
+const LINGER_POLL: Duration = Duration::from_millis(250);
+
+/// What the process in the background reports to the one that was started.
+#[derive(Serialize, Deserialize)]
+struct Outcome {
+    /// Exit code, 0 when the mount is ready.
+    code: u8,
+    message: String,
+}
+
+/// What is to be mounted, with absolute paths.
+struct Plan {
+    volume: PathBuf,
+    mountpoint: PathBuf,
+    options: MountOptions,
+    store: PathBuf,
+    /// The key store's secret; absent when another process has the store open.
+    secret: Option<UnlockSecret>,
+    log: Option<PathBuf>,
+    verbose: u8,
+}
+
+pub(super) fn mount(global: &Global, mount: &Mount, output: &Output) -> CliResult<()> {
+    let plan = plan(global, mount)?;
+    if mount.foreground {
+        log::to_stderr(global.verbose.max(1));
+        return serve(plan, || Ok(()));
+    }
+    let failed = |e: std::io::Error| CliError::new(Code::Unexpected, format!("going to the background: {e}"));
+    match process::fork_daemon().map_err(failed)? {
+        Forked::Parent(pipe) => wait_until_ready(File::from(pipe)),
+        Forked::Child(pipe) => {
+            in_background(plan, File::from(pipe), output);
+            Ok(())
+        }
+    }
+}
+
+/// Everything that can be refused before anything is done or asked for.
+fn plan(global: &Global, mount: &Mount) -> CliResult<Plan> {
+    let options = MountOptions::parse(&mount.options)
+        .map_err(|e| CliError::new(Code::Usage, format!("{e}; 'kmsfs mount --help' lists the options")))?;
+    let volume = mount.dir.canonicalize().map_err(|e| CliError::io(&mount.dir, &e))?;
+    if !Volume::exists(&volume) {
+        return Err(VolumeError::NotAVolume(volume.display().to_string()).into());
+    }
+    let mountpoint = check_mountpoint(&mount.mountpoint, &volume, &options)?;
+    if !Path::new("/dev/fuse").exists() {
+        return Err(CliError::new(
+            Code::NoFuse,
+            "there is no /dev/fuse; load the kernel module with 'modprobe fuse'",
+        ));
+    }
+    let store = dir(global)?;
+    let secret = if is_served(&store) {
+        None
+    } else if store_exists(&store) {
+        Some(secret(global, Purpose::Unlock)?)
+    } else {
+        return Err(KeyStore::open(global)
+            .err()
+            .unwrap_or_else(|| CliError::new(Code::NoKeyStore, "the key store appeared just now; retry")));
+    };
+    Ok(Plan { volume, mountpoint, options, store, secret, log: None, verbose: global.verbose })
+}
+
+fn check_mountpoint(path: &Path, volume: &Path, options: &MountOptions) -> CliResult<PathBuf> {
+    let refuse = |why: &str| Err(CliError::new(Code::MountPoint, format!("{} {why}", path.display())));
+    let mountpoint = match path.canonicalize() {
+        Ok(mountpoint) => mountpoint,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return refuse("does not exist; create the directory first");
+        }
+        Err(e) => {
+            return Err(CliError::new(
+                Code::MountPoint,
+                format!("{}: {}; choose another mount point", path.display(), words(&e)),
+            ));
+        }
+    };
+    if !mountpoint.is_dir() {
+        return refuse("is not a directory; choose one");
+    }
+    if mountpoint.starts_with(volume) || volume.starts_with(&mountpoint) {
+        return refuse("and the volume lie one within the other; choose another mount point");
+    }
+    let mut entries = std::fs::read_dir(&mountpoint).map_err(|e| CliError::io(&mountpoint, &e))?;
+    if !options.nonempty && entries.next().is_some() {
+        return refuse("is not empty; choose an empty directory, or hide its contents with '-o nonempty'");
+    }
+    Ok(mountpoint)
+}
+
+/// The started process: passes on what the one in the background reports.
+fn wait_until_ready(mut pipe: File) -> CliResult<()> {
+    let mut report = Vec::new();
+    let read = pipe.read_to_end(&mut report);
+    let outcome: Option<Outcome> = read.ok().and_then(|_| serde_json::from_slice(&report).ok());
+    match outcome {
+        Some(Outcome { code: 0, .. }) => Ok(()),
+        Some(Outcome { code, message }) => Err(CliError::relayed(code, message)),
+        None => Err(CliError::new(Code::Unexpected, "the mount ended unexpectedly; try it with -f")),
+    }
+}
+
+/// The process in the background.
+fn in_background(mut plan: Plan, mut pipe: File, output: &Output) {
+    plan.log = Some(plan.store.join("log"));
+    let mut report = |outcome: &Outcome| {
+        if let Ok(text) = serde_json::to_vec(outcome) {
+            let _ = pipe.write_all(&text);
+        }
+    };
+    let ready = AtomicBool::new(false);
+    let served = serve(plan, || {
+        let _ = std::env::set_current_dir("/");
+        let detached = process::detach_streams();
+        detached.map_err(|e| CliError::new(Code::Unexpected, format!("detaching from the terminal: {e}")))?;
+        report(&Outcome { code: 0, message: String::new() });
+        ready.store(true, Ordering::Relaxed);
+        Ok(())
+    });
+    if let Err(error) = served {
+        if ready.load(Ordering::Relaxed) {
+            tracing::error!("{error}");
+        } else {
+            report(&Outcome { code: error.code(), message: error.to_string() });
+        }
+    }
+    // The reader waits for the end of the pipe.
+    drop(pipe);
+    let _ = output;
+}
+
+/// Mounts, says that it is ready, and serves until the end.
+fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
+    let unexpected =
+        |what: &str, e: &dyn std::fmt::Display| CliError::new(Code::Unexpected, format!("{what}: {e}"));
+    process::harden().map_err(|e| unexpected("protecting the process's memory", &e))?;
+    process::raise_descriptor_limit().map_err(|e| unexpected("raising the limit of open files", &e))?;
+    let store = match &plan.secret {
+        Some(secret) => KeyStore::unlock(&plan.store, secret)?,
+        None => KeyStore::Served(crate::provider::SocketClient::new(&plan.store)),
+    };
+    let provider = store.provider(&plan.store);
+    let fs = open_volume(&plan, Arc::clone(&provider))?;
+    if let Some(logs) = &plan.log {
+        log::to_file(&logs.join(format!("{}.log", fs.volume().id)), plan.verbose)?;
+    }
+    if !crate::secret::all_locked() {
+        tracing::warn!("keys could not be locked into memory (see 'ulimit -l'); they may reach swap");
+    }
+    let server = match &store {
+        KeyStore::Own(service) => {
+            Some(Server::start(Arc::clone(service)).map_err(|e| unexpected("the key service's socket", &e))?)
+        }
+        KeyStore::Served(_) => None,
+    };
+    let watching = provider.attach(Arc::new(Watcher(Arc::clone(&fs))))?;
+    let mounted = Mounted::new(Arc::clone(&fs), &plan.volume, &plan.mountpoint, &plan.options)
+        .map_err(|e| no_mount(&plan.mountpoint, &e))?;
+    let signalled = on_signals(mounted.ender()).map_err(|e| unexpected("handling signals", &e))?;
+    tracing::info!("{} is mounted at {}", plan.volume.display(), plan.mountpoint.display());
+    ready()?;
+    let ended = mounted.wait();
+    drop(watching);
+    // The last to hold the volume lets go of its lock, which an unmount waits for.
+    drop(fs);
+    tracing::info!("{} is unmounted", plan.mountpoint.display());
+    if let Some(server) = server {
+        linger(&server, &signalled);
+        server.end();
+    }
+    match ended? {
+        Ended::Unmounted | Ended::Signalled => Ok(()),
+    }
+}
+
+fn open_volume(plan: &Plan, provider: Arc<dyn Provider>) -> CliResult<Arc<Fs>> {
+    let volume = Volume::open(&plan.volume, &*provider, plan.options.read_only)?;
+    Ok(Arc::new(Fs::new(volume, provider, &plan.mountpoint)?))
+}
+
+fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {
+    match error.raw_os_error() {
+        Some(libc::ENODEV | libc::ENOENT) => {
+            CliError::new(Code::NoFuse, format!("FUSE is not available: {}; install fuse3", words(error)))
+        }
+        Some(libc::EPERM | libc::EACCES) => CliError::new(
+            Code::NoFuse,
+            format!(
+                "FUSE may not be used: {}; install fuse3, whose fusermount3 lets users mount",
+                words(error)
+            ),
+        ),
+        _ => CliError::new(
+            Code::MountPoint,
+            format!("{}: {}; see the kernel's log", mountpoint.display(), words(error)),
+        ),
+    }
+}
+
+/// Ends the mount on SIGTERM and SIGINT; the flag says that one came.
+fn on_signals(end: impl Fn() + Send + 'static) -> std::io::Result<Arc<AtomicBool>> {
+    let came = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&came);
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    std::thread::Builder::new().name("kmsfs-signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            flag.store(true, Ordering::Relaxed);
+            end();
+        }
+    })?;
+    Ok(came)
+}
+
+/// Other mounts get their keys from this process: it stays for them, without its own mount.
+fn linger(server: &Server, signalled: &AtomicBool) {
+    if server.attached_mounts() > 0 && !signalled.load(Ordering::Relaxed) {
+        tracing::info!("serving keys to {} other mounts", server.attached_mounts());
+    }
+    while server.attached_mounts() > 0 && !signalled.load(Ordering::Relaxed) {
+        std::thread::sleep(LINGER_POLL);
+    }
+}

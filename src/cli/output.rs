@@ -1,0 +1,90 @@
+//! Printing: tables for people, JSON for programs.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::IsTerminal;
+
+use serde::Serialize;
+
+use super::exit::{CliError, CliResult, Code};
+
+/// How to print.
+pub(super) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Prints `value` as JSON, or what `lines` makes of it.
+    pub(super) fn print<T: Serialize>(
+        &self,
+        value: &T,
+        lines: impl FnOnce(&T) -> Vec<String>,
+    ) -> CliResult<()> {
+        if self.json {
+            let text = serde_json::to_string_pretty(value)
+                .map_err(|e| CliError::new(Code::Unexpected, e.to_string()))?;
+            println!("{text}");
+        } else {
+            lines(value).iter().for_each(|line| println!("{line}"));
+        }
+        Ok(())
+    }
+
+    /// Says something to a person that is not the result.
+    pub(super) fn note(&self, text: &str) {
+        if !self.json || std::io::stderr().is_terminal() {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Says something that a person must not miss.
+    pub(super) fn warn(&self, text: &str) {
+        eprintln!("kmsfs: warning: {text}");
+    }
+
+    pub(super) fn error(&self, error: &CliError) {
+        if self.json {
+            eprintln!("{}", serde_json::json!({ "error": error.to_string(), "exit_code": error.code() }));
+        } else {
+            eprintln!("kmsfs: {error}");
+        }
+    }
+}
+
+/// Lines of a table with aligned columns.
+pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut header.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines
+}
+
+/// Lines of names and values.
+pub(super) fn fields(fields: &[(&str, String)]) -> Vec<String> {
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    fields.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [vec!["1".into(), "x".into()], vec!["100".into(), String::new()]];
+        assert_eq!(table(&["ID", "NAME"], &rows), ["ID   NAME", "1    x", "100"]);
+        assert_eq!(fields(&[("a", "1".into()), ("bcd", "2".into())]), ["a    1", "bcd  2"]);
+    }
+}

@@ -1,0 +1,117 @@
+//! Getting at the secret that unlocks a key store, never from an argument.
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::args::Global;
+use super::exit::{CliError, CliResult, Code};
+use crate::kms::UnlockSecret;
+use crate::secret::Passphrase;
+
+/// Largest secret in bytes.
+const MAX_LEN: u64 = 64 * 1024;
+const PASSPHRASE_VARIABLE: &str = "KMSFS_PASSPHRASE";
+const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+const PASSPHRASE_CREDENTIAL: &str = "kmsfs.passphrase";
+const KEY_FILE_CREDENTIAL: &str = "kmsfs.key-file";
+
+/// Whether a secret opens an existing key store or is to protect a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Unlock,
+    Create,
+}
+
+/// The secret, from the first of its sources that is there.
+pub(super) fn secret(global: &Global, purpose: Purpose) -> CliResult<UnlockSecret> {
+    if let Some(path) = &global.passphrase_file {
+        return passphrase(read_file(path)?);
+    }
+    if let Some(path) = &global.key_file {
+        return Ok(UnlockSecret::KeyFile(Passphrase::new(read_file(path)?)));
+    }
+    if let Some(command) = &global.passphrase_command {
+        return passphrase(run(command)?);
+    }
+    if let Some(value) = std::env::var_os(PASSPHRASE_VARIABLE) {
+        return passphrase(value.into_encoded_bytes());
+    }
+    if let Some(dir) = std::env::var_os(CREDENTIALS_VARIABLE).map(PathBuf::from) {
+        if dir.join(PASSPHRASE_CREDENTIAL).exists() {
+            return passphrase(read_file(&dir.join(PASSPHRASE_CREDENTIAL))?);
+        }
+        if dir.join(KEY_FILE_CREDENTIAL).exists() {
+            let key = read_file(&dir.join(KEY_FILE_CREDENTIAL))?;
+            return Ok(UnlockSecret::KeyFile(Passphrase::new(key)));
+        }
+    }
+    ask(purpose)
+}
+
+fn ask(purpose: Purpose) -> CliResult<UnlockSecret> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::new(
+            Code::NoSecret,
+            "no passphrase was given and there is no terminal to ask at; use --passphrase-file, --key-file, \
+             --passphrase-command or KMSFS_PASSPHRASE",
+        ));
+    }
+    let prompt = |text: &str| {
+        let line = rpassword::prompt_password(text);
+        let line = line
+            .map_err(|e| CliError::new(Code::NoSecret, format!("the passphrase could not be read: {e}")))?;
+        Ok::<_, CliError>(Passphrase::new(line.into_bytes()))
+    };
+    let first = match purpose {
+        Purpose::Unlock => prompt("Passphrase of the key store: ")?,
+        Purpose::Create => prompt("Passphrase for the new key store: ")?,
+    };
+    if purpose == Purpose::Create && first != prompt("The same again: ")? {
+        return Err(CliError::new(Code::NoSecret, "the two passphrases differ; start again"));
+    }
+    check(first)
+}
+
+fn passphrase(mut bytes: Vec<u8>) -> CliResult<UnlockSecret> {
+    let line = bytes.iter().position(|&b| b == b'\n' || b == b'\r').unwrap_or(bytes.len());
+    // What is cut off is zeroized with the rest of the buffer, which is not reallocated.
+    zeroize::Zeroize::zeroize(&mut bytes[line..]);
+    bytes.truncate(line);
+    check(Passphrase::new(bytes))
+}
+
+fn check(passphrase: Passphrase) -> CliResult<UnlockSecret> {
+    if passphrase.is_empty() {
+        return Err(CliError::new(Code::NoSecret, "the passphrase is empty; give one"));
+    }
+    Ok(UnlockSecret::Passphrase(passphrase))
+}
+
+fn read_file(path: &Path) -> CliResult<Vec<u8>> {
+    let read = |path: &Path| {
+        let file = std::fs::File::open(path)?;
+        let mut bytes = Vec::with_capacity(4096);
+        file.take(MAX_LEN + 1).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = read(path).map_err(|e| CliError::new(Code::NoSecret, CliError::io(path, &e).to_string()))?;
+    if bytes.len() as u64 > MAX_LEN {
+        return Err(CliError::new(Code::NoSecret, format!("{}: too long for a secret", path.display())));
+    }
+    Ok(bytes)
+}
+
+fn run(command: &str) -> CliResult<Vec<u8>> {
+    let failed = |why: String| CliError::new(Code::NoSecret, format!("the passphrase command failed: {why}"));
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::inherit())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(output.status.to_string()));
+    }
+    Ok(output.stdout)
+}
