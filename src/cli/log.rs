@@ -46,5 +46,5 @@ fn filter(verbose: u8, quiet: LevelFilter) -> EnvFilter {
         _ => LevelFilter::DEBUG,
     };
     // The FUSE library logs every request.
-    EnvFilter::new(format!("{level},fuser=warn"))
+    EnvFilter::new(format!("{level},fuser=error"))
 }

@@ -41,7 +41,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<()> {
     }
     match arguments.command {
         Command::Init(init) => volume::init(global, &init, output),
-        Command::Mount(mount) => mount::mount(global, &mount, output),
+        Command::Mount(mount) => mount::mount(global, &mount),
         Command::Umount(umount) => volume::umount(&umount),
         Command::Key(command) => match command {
             KeyCommand::Create(create) => key::create(global, &create, output),

@@ -1,5 +1,6 @@
 //! `mount`: checks everything that can be checked, goes to the background, and serves.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,6 @@ use super::args::{Global, Mount};
 use super::exit::{CliError, CliResult, Code, words};
 use super::key_store::{KeyStore, dir, is_served};
 use super::log;
-use super::output::Output;
 use super::secret::{Purpose, secret};
 use crate::fs::{Fs, Volume, VolumeError, Watcher};
 use crate::kms::{UnlockSecret, store_exists};
@@ -47,7 +47,7 @@ struct Plan {
     verbose: u8,
 }
 
-pub(super) fn mount(global: &Global, mount: &Mount, output: &Output) -> CliResult<()> {
+pub(super) fn mount(global: &Global, mount: &Mount) -> CliResult<()> {
     let plan = plan(global, mount)?;
     if mount.foreground {
         log::to_stderr(global.verbose.max(1));
@@ -57,7 +57,7 @@ pub(super) fn mount(global: &Global, mount: &Mount, output: &Output) -> CliResul
     match process::fork_daemon().map_err(failed)? {
         Forked::Parent(pipe) => wait_until_ready(File::from(pipe)),
         Forked::Child(pipe) => {
-            in_background(plan, File::from(pipe), output);
+            in_background(plan, File::from(pipe));
             Ok(())
         }
     }
@@ -130,33 +130,27 @@ fn wait_until_ready(mut pipe: File) -> CliResult<()> {
     }
 }
 
-/// The process in the background.
-fn in_background(mut plan: Plan, mut pipe: File, output: &Output) {
+/// The process in the background. Its report ends the pipe, which is what the started process
+/// waits for.
+fn in_background(mut plan: Plan, pipe: File) {
     plan.log = Some(plan.store.join("log"));
-    let mut report = |outcome: &Outcome| {
-        if let Ok(text) = serde_json::to_vec(outcome) {
+    let pipe = Cell::new(Some(pipe));
+    let report = |outcome: &Outcome| {
+        if let (Some(mut pipe), Ok(text)) = (pipe.take(), serde_json::to_vec(outcome)) {
             let _ = pipe.write_all(&text);
         }
     };
-    let ready = AtomicBool::new(false);
     let served = serve(plan, || {
         let _ = std::env::set_current_dir("/");
         let detached = process::detach_streams();
         detached.map_err(|e| CliError::new(Code::Unexpected, format!("detaching from the terminal: {e}")))?;
         report(&Outcome { code: 0, message: String::new() });
-        ready.store(true, Ordering::Relaxed);
         Ok(())
     });
     if let Err(error) = served {
-        if ready.load(Ordering::Relaxed) {
-            tracing::error!("{error}");
-        } else {
-            report(&Outcome { code: error.code(), message: error.to_string() });
-        }
+        tracing::error!("{error}");
+        report(&Outcome { code: error.code(), message: error.to_string() });
     }
-    // The reader waits for the end of the pipe.
-    drop(pipe);
-    let _ = output;
 }
 
 /// Mounts, says that it is ready, and serves until the end.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use parking_lot::RwLock;
-use rustix::fs::{Mode, OFlags, XattrFlags};
+use rustix::fs::{Dir, Mode, OFlags, XattrFlags};
 
 use super::error::{FsError, FsResult};
 use super::volume::Volume;
@@ -117,13 +117,21 @@ impl Directory {
 /// As getdents(2).
 pub(super) fn backing_names(fd: impl AsFd) -> FsResult<Vec<OsString>> {
     let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(fd)? {
+    for entry in open_listing(fd)? {
         let name = entry?.file_name().to_bytes().to_vec();
         if name != b"." && name != b".." {
             names.push(OsString::from_vec(name));
         }
     }
     Ok(names)
+}
+
+/// Opens a directory for reading its entries; `fd` may be an `O_PATH` descriptor.
+///
+/// # Errors
+/// As open(2).
+pub(super) fn open_listing(fd: impl AsFd) -> FsResult<Dir> {
+    Ok(Dir::new(sys::reopen(fd, OFlags::RDONLY | OFlags::DIRECTORY)?)?)
 }
 
 enum ReadError {

@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::attr::FileKind;
-use super::directory::Directory;
+use super::directory::{Directory, open_listing};
 use super::inode::Inode;
 use super::{Attr, Fs, FsError, FsResult};
 use crate::chunk::Backing;
@@ -118,7 +118,7 @@ impl Fs {
         };
         add(".".into(), inode.ino, FileKind::Directory);
         add("..".into(), inode.ino, FileKind::Directory);
-        for entry in Dir::read_from(inode.fd())? {
+        for entry in open_listing(inode.fd())? {
             let entry = entry?;
             let stored = OsString::from_vec(entry.file_name().to_bytes().to_vec());
             if stored == "." || stored == ".." {

@@ -33,7 +33,10 @@ impl KeyWatcher for Watcher {
         let realm = own_key.rsplit_once('/').map_or("", |(realm, _)| realm);
         let cut = fs.gates.cut().into_iter().map(|key| (format!("{realm}/{key}"), 0));
         let mut open_files: BTreeMap<String, u64> = cut.collect();
-        for (_, open) in fs.open_files() {
+        for (inode, open) in fs.open_files() {
+            if inode.opening().handles == 0 {
+                continue;
+            }
             *open_files.entry(open.sealed.wrapped().key_arn).or_default() += 1;
         }
         MountStatus {

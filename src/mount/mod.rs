@@ -3,6 +3,7 @@
 
 mod adapter;
 mod options;
+mod privileged;
 mod table;
 
 use std::io;
@@ -13,7 +14,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL, SessionUnmounter};
+use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
 use crate::fs::{Fs, FsResult, KernelCache};
 use adapter::Adapter;
@@ -37,10 +38,13 @@ pub enum Ended {
     Signalled,
 }
 
+/// Unmounts what this process has mounted.
+type Unmounter = Box<dyn FnMut() -> io::Result<()> + Send>;
+
 /// A mounted filesystem.
 pub struct Mounted {
     fs: Arc<Fs>,
-    unmounter: SessionUnmounter,
+    unmounter: Unmounter,
     events: Receiver<Ended>,
     sender: Sender<Ended>,
     session: JoinHandle<io::Result<()>>,
@@ -57,10 +61,8 @@ impl Mounted {
     pub fn new(fs: Arc<Fs>, source: &Path, mountpoint: &Path, options: &MountOptions) -> io::Result<Self> {
         // Files get the modes that they are created with.
         rustix::process::umask(rustix::fs::Mode::empty());
-        let config = config(source, options);
-        let mut session = Session::new(Adapter::new(Arc::clone(&fs)), mountpoint, &config)?;
+        let (session, unmounter) = start(&fs, source, mountpoint, options)?;
         fs.set_kernel(Arc::new(Kernel(session.notifier())));
-        let unmounter = session.unmount_callable();
         let (sender, events) = mpsc::channel();
         let ended = sender.clone();
         let session = spawn("kmsfs-session", move || {
@@ -93,7 +95,7 @@ impl Mounted {
     pub fn wait(mut self) -> FsResult<Ended> {
         let why = self.events.recv().unwrap_or(Ended::Unmounted);
         if why == Ended::Signalled {
-            if let Err(error) = self.unmounter.unmount() {
+            if let Err(error) = (self.unmounter)() {
                 tracing::warn!("unmounting: {error}");
             }
             // A busy mount is detached; programs that still use it get what they ask for a while
@@ -121,6 +123,30 @@ impl KernelCache for Kernel {
     fn invalidate(&self, ino: u64) -> io::Result<()> {
         self.0.inval_inode(INodeNo(ino), 0, 0)
     }
+}
+
+/// Mounts: as root by ourselves, else through `fusermount3`.
+fn start(
+    fs: &Arc<Fs>,
+    source: &Path,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> io::Result<(Session<Adapter>, Unmounter)> {
+    let adapter = Adapter::new(Arc::clone(fs));
+    let config = config(source, options);
+    if !rustix::process::geteuid().is_root() {
+        let mut session = Session::new(adapter, mountpoint, &config)?;
+        let mut unmounter = session.unmount_callable();
+        return Ok((session, Box::new(move || unmounter.unmount())));
+    }
+    let device = privileged::mount(source, mountpoint, options)?;
+    let mountpoint = mountpoint.to_owned();
+    let session = Session::from_fd(adapter, device, config.acl, config);
+    let unmount = move || privileged::detach(&mountpoint);
+    if session.is_err() {
+        unmount()?;
+    }
+    Ok((session?, Box::new(unmount)))
 }
 
 fn config(source: &Path, options: &MountOptions) -> Config {

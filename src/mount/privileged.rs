@@ -1,0 +1,60 @@
+//! Mounting with mount(2), as root: the mount's type is `fuse.kmsfs` and every flag is ours, which
+//! `fuser` does not offer.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use fuser::MountOption;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::SUBTYPE;
+use super::options::MountOptions;
+
+/// Mounts; answers the connection to serve.
+///
+/// # Errors
+/// As mount(2).
+pub(super) fn mount(source: &Path, mountpoint: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open("/dev/fuse")?;
+    let root_mode = rustix::fs::stat(mountpoint)?.st_mode & libc::S_IFMT;
+    let mut data = format!(
+        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let data = std::ffi::CString::new(data)?;
+    rustix::mount::mount(source, mountpoint, format!("fuse.{SUBTYPE}"), flags(options), Some(&*data))?;
+    Ok(device.into())
+}
+
+/// Takes a mount out of the tree at once; it ends when the last program that uses it does.
+///
+/// # Errors
+/// As umount(2).
+pub(super) fn detach(mountpoint: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+fn flags(options: &MountOptions) -> MountFlags {
+    // As mount.fuse: device nodes and set-ID bits only where they are asked for.
+    let mut flags = MountFlags::NODEV | MountFlags::NOSUID;
+    for option in options.kernel_options() {
+        match option {
+            MountOption::RO => flags |= MountFlags::RDONLY,
+            MountOption::Dev => flags -= MountFlags::NODEV,
+            MountOption::Suid => flags -= MountFlags::NOSUID,
+            MountOption::NoExec => flags |= MountFlags::NOEXEC,
+            MountOption::NoAtime => flags |= MountFlags::NOATIME,
+            MountOption::Sync => flags |= MountFlags::SYNCHRONOUS,
+            MountOption::DirSync => flags |= MountFlags::DIRSYNC,
+            _ => {}
+        }
+    }
+    flags
+}
