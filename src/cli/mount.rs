@@ -19,7 +19,7 @@ use super::log;
 use super::secret::{Purpose, secret};
 use crate::fs::{Fs, Volume, VolumeError, Watcher};
 use crate::kms::{UnlockSecret, store_exists};
-use crate::mount::{Ended, MountOptions, Mounted};
+use crate::mount::{MountOptions, Mounted};
 use crate::provider::Provider;
 use crate::server::Server;
 use crate::sys::process::{self, Forked};
@@ -158,13 +158,14 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
     let unexpected =
         |what: &str, e: &dyn std::fmt::Display| CliError::new(Code::Unexpected, format!("{what}: {e}"));
     process::harden().map_err(|e| unexpected("protecting the process's memory", &e))?;
-    process::raise_descriptor_limit().map_err(|e| unexpected("raising the limit of open files", &e))?;
+    let descriptors = process::raise_descriptor_limit();
+    let descriptors = descriptors.map_err(|e| unexpected("raising the limit of open files", &e))?;
     let store = match &plan.secret {
         Some(secret) => KeyStore::unlock(&plan.store, secret)?,
         None => KeyStore::Served(crate::provider::SocketClient::new(&plan.store)),
     };
     let provider = store.provider(&plan.store);
-    let fs = open_volume(&plan, Arc::clone(&provider))?;
+    let fs = open_volume(&plan, Arc::clone(&provider), descriptors)?;
     if let Some(logs) = &plan.log {
         log::to_file(&logs.join(format!("{}.log", fs.volume().id)), plan.verbose)?;
     }
@@ -185,21 +186,21 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
     ready()?;
     let ended = mounted.wait();
     drop(watching);
-    // The last to hold the volume lets go of its lock, which an unmount waits for.
-    drop(fs);
+    let server = server.filter(|server| server.attached_mounts() > 0 && !signalled.load(Ordering::Relaxed));
     tracing::info!("{} is unmounted", plan.mountpoint.display());
+    // Lets go of the volume's lock, which an unmount waits for. By then nobody must take this
+    // process for the owner of the key store any more, unless it stays on as that.
+    drop(fs);
     if let Some(server) = server {
         linger(&server, &signalled);
-        server.end();
     }
-    match ended? {
-        Ended::Unmounted | Ended::Signalled => Ok(()),
-    }
+    ended?;
+    Ok(())
 }
 
-fn open_volume(plan: &Plan, provider: Arc<dyn Provider>) -> CliResult<Arc<Fs>> {
+fn open_volume(plan: &Plan, provider: Arc<dyn Provider>, descriptors: u64) -> CliResult<Arc<Fs>> {
     let volume = Volume::open(&plan.volume, &*provider, plan.options.read_only)?;
-    Ok(Arc::new(Fs::new(volume, provider, &plan.mountpoint)?))
+    Ok(Arc::new(Fs::new(volume, provider, &plan.mountpoint, descriptors)?))
 }
 
 fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {
@@ -237,9 +238,7 @@ fn on_signals(end: impl Fn() + Send + 'static) -> std::io::Result<Arc<AtomicBool
 
 /// Other mounts get their keys from this process: it stays for them, without its own mount.
 fn linger(server: &Server, signalled: &AtomicBool) {
-    if server.attached_mounts() > 0 && !signalled.load(Ordering::Relaxed) {
-        tracing::info!("serving keys to {} other mounts", server.attached_mounts());
-    }
+    tracing::info!("serving keys to {} other mounts", server.attached_mounts());
     while server.attached_mounts() > 0 && !signalled.load(Ordering::Relaxed) {
         std::thread::sleep(LINGER_POLL);
     }

@@ -1,7 +1,5 @@
 //! Attributes of inodes, and setting them.
 
-use std::os::fd::AsFd;
-
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, Stat, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
@@ -142,17 +140,17 @@ impl Fs {
         let inode = self.inodes.find(ino)?;
         if set.uid.is_some() || set.gid.is_some() {
             let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
-            rustix::fs::chownat(inode.fd(), "", uid, gid, AtFlags::EMPTY_PATH)?;
+            rustix::fs::chownat(&*inode.fd()?, "", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         if let Some(size) = set.size {
             self.set_size(by, &inode, fh, size)?;
         }
         if let Some(mode) = set.mode {
-            rustix::fs::chmod(sys::proc_path(inode.fd()), Mode::from_raw_mode(mode & 0o7777))?;
+            rustix::fs::chmod(sys::proc_path(&*inode.fd()?), Mode::from_raw_mode(mode & 0o7777))?;
         }
         if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {
             let times = Timestamps { last_access: set.atime.raw(), last_modification: set.mtime.raw() };
-            rustix::fs::utimensat(CWD, sys::proc_path(inode.fd()), &times, AtFlags::empty())?;
+            rustix::fs::utimensat(CWD, sys::proc_path(&*inode.fd()?), &times, AtFlags::empty())?;
         }
         self.attr_of(&inode)
     }
@@ -166,7 +164,7 @@ impl Fs {
     }
 
     pub(super) fn attr_of(&self, inode: &Inode) -> FsResult<Attr> {
-        let stat = rustix::fs::fstat(inode.fd())?;
+        let stat = rustix::fs::fstat(&*inode.fd()?)?;
         let mut attr = attr_of_stat(&stat)?;
         attr.ino = inode.ino;
         match attr.kind {
@@ -187,9 +185,9 @@ impl Fs {
     }
 
     pub(super) fn target_of(&self, inode: &Inode) -> FsResult<Vec<u8>> {
-        let stored = rustix::fs::readlinkat(inode.fd(), "", Vec::new())?;
+        let stored = rustix::fs::readlinkat(&*inode.fd()?, "", Vec::new())?;
         names::open_target(&self.volume.keys.symlinks, stored.as_bytes())
-            .map_err(|e| FsError::damaged(format!("{}: {e}", sys::path_of(inode.fd()))))
+            .map_err(|e| FsError::damaged(format!("{}: {e}", inode.path())))
     }
 
     fn set_size(
@@ -225,13 +223,13 @@ impl Fs {
 /// Takes the set-user-ID and set-group-ID bits and capabilities away from a file that somebody
 /// without privileges changed.
 pub(super) fn drop_privileges(inode: &Inode) -> FsResult<()> {
-    let mode = rustix::fs::fstat(inode.fd())?.st_mode;
+    let mode = rustix::fs::fstat(&*inode.fd()?)?.st_mode;
     let executable_group = mode & 0o2010 == 0o2010;
     let kept = mode & !(0o4000 | if executable_group { 0o2000 } else { 0 });
     if kept != mode {
-        rustix::fs::chmod(sys::proc_path(inode.fd()), Mode::from_raw_mode(kept & 0o7777))?;
+        rustix::fs::chmod(sys::proc_path(&*inode.fd()?), Mode::from_raw_mode(kept & 0o7777))?;
     }
-    match rustix::fs::removexattr(sys::proc_path(inode.fd()), "security.capability") {
+    match rustix::fs::removexattr(sys::proc_path(&*inode.fd()?), "security.capability") {
         Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(()),
         Err(e) => Err(e.into()),
     }
@@ -269,12 +267,5 @@ impl SetTime {
             Self::Now => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
             Self::At(time) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
         }
-    }
-}
-
-/// The descriptor of an inode as something to call the system with.
-impl AsFd for Inode {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd()
     }
 }

@@ -52,7 +52,7 @@ impl Fs {
         }
         let kind = FileType::from_raw_mode(mode);
         self.make_entry(by, parent, name, mode, |dir, stored| {
-            Ok(rustix::fs::mknodat(dir.fd(), stored, kind, Mode::empty(), Dev::from(rdev))?)
+            Ok(rustix::fs::mknodat(&*dir.fd()?, stored, kind, Mode::empty(), Dev::from(rdev))?)
         })
     }
 
@@ -66,12 +66,12 @@ impl Fs {
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
         self.write_sidecar(&parent, &stored)?;
-        rustix::fs::mkdirat(parent.fd(), &stored.name, Mode::RWXU)?;
+        rustix::fs::mkdirat(&*parent.fd()?, &stored.name, Mode::RWXU)?;
         let made = (|| {
-            let inode = self.enter(&parent, &stored.name)?;
-            let made = Directory::create(&self.volume, inode.fd(), &directory)?;
+            let inode = self.inodes.enter(&parent, &stored.name)?;
+            let made = Directory::create(&self.volume, &*inode.fd()?, &directory)?;
             inode.set_directory(made);
-            give_to(by, inode.fd(), mode)?;
+            give_to(by, &*inode.fd()?, mode)?;
             self.unsynced_records.lock().push(Arc::clone(&inode));
             self.attr_of(&inode)
         })();
@@ -92,12 +92,18 @@ impl Fs {
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
         self.write_sidecar(&parent, &stored)?;
-        rustix::fs::symlinkat(sealed, parent.fd(), &stored.name)?;
+        rustix::fs::symlinkat(sealed, &*parent.fd()?, &stored.name)?;
         self.finish_entry(&parent, &stored, |inode| {
             if by.uid == rustix::process::geteuid().as_raw() {
                 return Ok(());
             }
-            Ok(rustix::fs::chownat(inode.fd(), "", Some(Uid::from_raw(by.uid)), None, AtFlags::EMPTY_PATH)?)
+            Ok(rustix::fs::chownat(
+                &*inode.fd()?,
+                "",
+                Some(Uid::from_raw(by.uid)),
+                None,
+                AtFlags::EMPTY_PATH,
+            )?)
         })
     }
 
@@ -111,8 +117,9 @@ impl Fs {
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
         self.write_sidecar(&parent, &stored)?;
-        let from = sys::proc_path(inode.fd());
-        rustix::fs::linkat(CWD, from, parent.fd(), &stored.name, AtFlags::SYMLINK_FOLLOW)?;
+        let fd = inode.fd()?;
+        let from = sys::proc_path(&*fd);
+        rustix::fs::linkat(CWD, from, &*parent.fd()?, &stored.name, AtFlags::SYMLINK_FOLLOW)?;
         self.finish_entry(&parent, &stored, |_| Ok(()))
     }
 
@@ -130,11 +137,11 @@ impl Fs {
         let stored = seal_name(&directory, name)?;
         self.write_sidecar(&parent, &stored)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(parent.fd(), &stored.name, flags, Mode::RUSR | Mode::WUSR)?;
+        let fd = rustix::fs::openat(&*parent.fd()?, &stored.name, flags, Mode::RUSR | Mode::WUSR)?;
         let made = (|| {
             give_to(by, &fd, mode)?;
             let open = Arc::new(self.begin_file(&directory, File::from(fd))?);
-            let inode = self.enter(&parent, &stored.name)?;
+            let inode = self.inodes.enter(&parent, &stored.name)?;
             let mut opening = inode.opening();
             opening.file = Some(Arc::clone(&open));
             opening.handles = 1;
@@ -142,8 +149,7 @@ impl Fs {
             Ok((inode, open))
         })();
         if made.is_err() {
-            let _ = rustix::fs::unlinkat(parent.fd(), &stored.name, AtFlags::empty());
-            self.remove_sidecar(&parent, &stored);
+            self.undo(&parent, &stored, AtFlags::empty());
         }
         made
     }
@@ -179,31 +185,39 @@ impl Fs {
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
         self.write_sidecar(&parent, &stored)?;
         make(&parent, &stored.name)?;
-        self.finish_entry(&parent, &stored, |inode| give_to(by, inode.fd(), mode))
+        self.finish_entry(&parent, &stored, |inode| give_to(by, &*inode.fd()?, mode))
     }
 
     /// Looks a new entry up and finishes it; removes it again if that fails.
     fn finish_entry(
         &self,
-        parent: &Inode,
+        parent: &Arc<Inode>,
         stored: &StoredName,
         finish: impl FnOnce(&Inode) -> FsResult<()>,
     ) -> FsResult<Attr> {
-        let finished = self.enter(parent, &stored.name).and_then(|inode| {
+        let finished = self.inodes.enter(parent, &stored.name).and_then(|inode| {
             finish(&inode)?;
             self.attr_of(&inode)
         });
         if finished.is_err() {
-            let _ = rustix::fs::unlinkat(parent.fd(), &stored.name, AtFlags::empty());
-            self.remove_sidecar(parent, stored);
+            self.undo(parent, stored, AtFlags::empty());
         }
         finished
     }
 
     fn undo_mkdir(&self, parent: &Inode, stored: &StoredName) {
         let record = format!("{}/{}", stored.name, crate::format::DIRECTORY_NAME);
-        let _ = rustix::fs::unlinkat(parent.fd(), record, AtFlags::empty());
-        let _ = rustix::fs::unlinkat(parent.fd(), &stored.name, AtFlags::REMOVEDIR);
+        if let Ok(fd) = parent.fd() {
+            let _ = rustix::fs::unlinkat(&*fd, record, AtFlags::empty());
+        }
+        self.undo(parent, stored, AtFlags::REMOVEDIR);
+    }
+
+    /// Removes an entry that could not be finished.
+    fn undo(&self, parent: &Inode, stored: &StoredName, flags: AtFlags) {
+        if let Ok(fd) = parent.fd() {
+            let _ = rustix::fs::unlinkat(&*fd, &stored.name, flags);
+        }
         self.remove_sidecar(parent, stored);
     }
 

@@ -1,32 +1,50 @@
 //! Inodes that the kernel knows, by number.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use rustix::fs::{Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use super::attr::{FileKind, keyless_size};
+use super::descriptors::Descriptors;
 use super::directory::Directory;
 use super::open_file::OpenFile;
 use super::volume::Volume;
 use super::{FsError, FsResult, ROOT_INO};
+use crate::sys;
 
-/// An inode of the backing filesystem, held so that its number stays its own.
+/// An inode of the backing filesystem.
 pub(super) struct Inode {
     /// The number that the kernel knows it by.
     pub(super) ino: u64,
     pub(super) kind: FileKind,
     /// Backing device and inode number.
-    pub(super) identity: (u64, u64),
-    fd: OwnedFd,
+    identity: (u64, u64),
+    /// Refers to the inode without opening it. Taken away when there are too many, and opened
+    /// again by `place`.
+    descriptor: Mutex<Option<Arc<OwnedFd>>>,
+    /// Where the inode was found last; `None` for the root.
+    place: Mutex<Option<Place>>,
+    /// The descriptor must stay: the inode may have no name by which to open it again.
+    pinned: AtomicBool,
+    /// The descriptor was wanted since it was last considered for taking away.
+    used: AtomicBool,
+    descriptors: Arc<Descriptors>,
+    me: Weak<Self>,
     /// Look-ups that the kernel has not forgotten.
     lookups: AtomicU64,
     directory: Mutex<Option<Arc<Directory>>>,
     /// Protects opening, closing and the count of handles of a regular file.
     open: Mutex<Opening>,
+}
+
+#[derive(Clone)]
+struct Place {
+    parent: Arc<Inode>,
+    stored: String,
 }
 
 /// A regular file's open state.
@@ -38,30 +56,75 @@ pub(super) struct Opening {
 }
 
 impl Inode {
-    pub(super) fn root(volume: &Volume) -> FsResult<Arc<Self>> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&volume.root, ".", flags, Mode::empty())?;
-        let stat = rustix::fs::fstat(&fd)?;
-        let root = Self::new(ROOT_INO, FileKind::Directory, fd, &stat);
-        *root.directory.lock() = Some(Arc::new(Directory::root(volume)));
-        root.lookups.store(1, Ordering::Relaxed);
-        Ok(Arc::new(root))
-    }
-
-    fn new(ino: u64, kind: FileKind, fd: OwnedFd, stat: &Stat) -> Self {
-        Self {
+    fn new(
+        ino: u64,
+        fd: OwnedFd,
+        stat: &Stat,
+        place: Option<Place>,
+        descriptors: &Arc<Descriptors>,
+    ) -> FsResult<Arc<Self>> {
+        let kind = FileKind::of_mode(stat.st_mode).ok_or(FsError::new(libc::EIO))?;
+        Ok(Arc::new_cyclic(|me| Self {
             ino,
             kind,
             identity: (stat.st_dev, stat.st_ino),
-            fd,
+            descriptor: Mutex::new(Some(Arc::new(fd))),
+            pinned: AtomicBool::new(place.is_none()),
+            place: Mutex::new(place),
+            used: AtomicBool::new(true),
+            descriptors: Arc::clone(descriptors),
+            me: Weak::clone(me),
             lookups: AtomicU64::new(0),
             directory: Mutex::new(None),
             open: Mutex::default(),
-        }
+        }))
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// An `O_PATH` descriptor of the inode. It stays valid while it is held.
+    ///
+    /// # Errors
+    /// As open(2), when it has to be opened again; `ESTALE` if something else has taken its place
+    /// behind our back.
+    pub(super) fn fd(&self) -> FsResult<Arc<OwnedFd>> {
+        self.used.store(true, Ordering::Relaxed);
+        if let Some(fd) = &*self.descriptor.lock() {
+            return Ok(Arc::clone(fd));
+        }
+        let place = self.place.lock().clone().ok_or(FsError::new(libc::ESTALE))?;
+        let fd = open_path(&*place.parent.fd()?, &place.stored)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if (stat.st_dev, stat.st_ino) != self.identity {
+            return Err(FsError::new(libc::ESTALE));
+        }
+        let fd = Arc::clone(self.descriptor.lock().get_or_insert(Arc::new(fd)));
+        self.descriptors.note(Weak::clone(&self.me));
+        Ok(fd)
+    }
+
+    /// Makes sure that the inode can be used when its name is gone.
+    pub(super) fn pin(&self) -> FsResult<()> {
+        self.pinned.store(true, Ordering::SeqCst);
+        self.fd().map(drop)
+    }
+
+    /// Notes where the inode is to be found from now on.
+    pub(super) fn set_place(&self, parent: &Arc<Self>, stored: &str) {
+        *self.place.lock() = Some(Place { parent: Arc::clone(parent), stored: stored.to_owned() });
+    }
+
+    /// Takes the descriptor away, unless it has to stay or was used since the last call.
+    pub(super) fn give_up_descriptor(&self) -> bool {
+        let mut descriptor = self.descriptor.lock();
+        if self.pinned.load(Ordering::SeqCst) || self.used.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        *descriptor = None;
+        true
+    }
+
+    /// Where it lies in the backing filesystem, for messages.
+    pub(super) fn path(&self) -> String {
+        self.fd().map_or_else(|_| format!("inode {}", self.ino), |fd| sys::path_of(&*fd))
     }
 
     /// The directory that this inode is.
@@ -73,7 +136,7 @@ impl Inode {
         match &*known {
             Some(directory) => Ok(Arc::clone(directory)),
             None => {
-                let directory = Arc::new(Directory::open(volume, &self.fd)?);
+                let directory = Arc::new(Directory::open(volume, &*self.fd()?)?);
                 *known = Some(Arc::clone(&directory));
                 Ok(directory)
             }
@@ -100,19 +163,33 @@ impl Inode {
 
     /// Number of names that the file has.
     pub(super) fn links(&self) -> u64 {
-        rustix::fs::fstat(&self.fd).map_or(0, |stat| stat.st_nlink)
+        let stat = self.fd().and_then(|fd| Ok(rustix::fs::fstat(&*fd)?));
+        stat.map_or(0, |stat| stat.st_nlink)
     }
+}
+
+fn open_path(parent: &OwnedFd, stored: &str) -> FsResult<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(parent, stored, flags, Mode::empty())?)
 }
 
 /// The inodes that the kernel or a handle knows.
 pub(super) struct InodeTable {
     root: Arc<Inode>,
     by_ino: RwLock<HashMap<u64, Arc<Inode>>>,
+    descriptors: Arc<Descriptors>,
 }
 
 impl InodeTable {
-    pub(super) fn new(root: Arc<Inode>) -> Self {
-        Self { root, by_ino: RwLock::default() }
+    /// A table that holds about `descriptors` descriptors at most.
+    pub(super) fn new(volume: &Volume, descriptors: usize) -> FsResult<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&volume.root, ".", flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        let descriptors = Arc::new(Descriptors::new(descriptors));
+        let root = Inode::new(ROOT_INO, fd, &stat, None, &descriptors)?;
+        root.set_directory(Directory::root(volume));
+        Ok(Self { root, by_ino: RwLock::default(), descriptors })
     }
 
     pub(super) fn find(&self, ino: u64) -> FsResult<Arc<Inode>> {
@@ -122,22 +199,39 @@ impl InodeTable {
         self.by_ino.read().get(&ino).cloned().ok_or(FsError::new(libc::ESTALE))
     }
 
-    /// The inode behind a fresh descriptor, with one look-up more.
+    /// The inode of a backing entry, with one look-up more.
     ///
     /// # Errors
-    /// `EXDEV` for an inode of another filesystem than the volume's: something is mounted in the
-    /// backing directory, and its inode numbers could clash.
-    pub(super) fn enter(&self, fd: OwnedFd) -> FsResult<Arc<Inode>> {
+    /// As open(2); `EXDEV` for an inode of another filesystem than the volume's: something is
+    /// mounted in the backing directory, and its inode numbers could clash.
+    pub(super) fn enter(&self, parent: &Arc<Inode>, stored: &str) -> FsResult<Arc<Inode>> {
+        let fd = open_path(&*parent.fd()?, stored)?;
         let stat = rustix::fs::fstat(&fd)?;
-        let kind = FileKind::of_mode(stat.st_mode).ok_or(FsError::new(libc::EIO))?;
         if stat.st_dev != self.root.identity.0 || stat.st_ino == ROOT_INO {
             return Err(FsError::new(libc::EXDEV));
         }
         let mut table = self.by_ino.write();
-        let inode =
-            table.entry(stat.st_ino).or_insert_with(|| Arc::new(Inode::new(stat.st_ino, kind, fd, &stat)));
-        inode.lookups.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::clone(inode))
+        if let Some(inode) = table.get(&stat.st_ino) {
+            inode.set_place(parent, stored);
+            inode.lookups.fetch_add(1, Ordering::Relaxed);
+            return Ok(Arc::clone(inode));
+        }
+        let place = Place { parent: Arc::clone(parent), stored: stored.to_owned() };
+        let inode = Inode::new(stat.st_ino, fd, &stat, Some(place), &self.descriptors)?;
+        inode.lookups.store(1, Ordering::Relaxed);
+        table.insert(stat.st_ino, Arc::clone(&inode));
+        drop(table);
+        self.descriptors.note(Arc::downgrade(&inode));
+        Ok(inode)
+    }
+
+    /// The inode of a backing entry, if it is known.
+    pub(super) fn known(&self, parent: &Inode, stored: &str) -> FsResult<Option<Arc<Inode>>> {
+        match rustix::fs::statat(&*parent.fd()?, stored, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(self.by_ino.read().get(&stat.st_ino).cloned()),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Takes look-ups back, and lets go of the inode when none are left and it is not open.
@@ -150,7 +244,10 @@ impl InodeTable {
         let before = inode.lookups.load(Ordering::Relaxed);
         inode.lookups.store(before.saturating_sub(lookups), Ordering::Relaxed);
         if before <= lookups && inode.open.lock().file.is_none() {
-            table.remove(&ino);
+            let gone = table.remove(&ino);
+            drop(table);
+            // Outside the lock: it may be the last to hold a long chain of parents.
+            drop(gone);
         }
     }
 

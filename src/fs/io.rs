@@ -173,7 +173,7 @@ impl Fs {
             self.volume.sync().map_err(FsError::from)
         } else {
             unsynced.iter().filter(|inode| inode.links() > 0).try_for_each(|inode| {
-                match Directory::sync_record(inode.fd()) {
+                match inode.fd().and_then(|fd| Directory::sync_record(&*fd)) {
                     // Removed meanwhile.
                     Err(e) if e.errno() == libc::ENOENT => Ok(()),
                     synced => synced,

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
@@ -21,7 +20,7 @@ impl Fs {
         let parent = self.inodes.find(parent)?;
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
-        let inode = self.enter(&parent, &stored.name)?;
+        let inode = self.inodes.enter(&parent, &stored.name)?;
         self.recover_entry(&directory, &inode);
         self.attr_of(&inode)
     }
@@ -40,19 +39,12 @@ impl Fs {
         self.target_of(&inode).map_err(|error| self.name_damage(&inode, error))
     }
 
-    /// The inode of a backing entry, with one look-up more.
-    pub(super) fn enter(&self, parent: &Inode, stored: &str) -> FsResult<Arc<Inode>> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(parent.fd(), stored, flags, Mode::empty())?;
-        self.inodes.enter(fd)
-    }
-
     /// Writes the sidecar of a long name, durably, before the entry that needs it.
     pub(super) fn write_sidecar(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
         let Some(sidecar) = &stored.sidecar else { return Ok(()) };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let name = stored.sidecar_name();
-        let file = File::from(rustix::fs::openat(parent.fd(), name, flags, Mode::from(0o600))?);
+        let file = File::from(rustix::fs::openat(&*parent.fd()?, name, flags, Mode::from(0o600))?);
         crate::chunk::Backing::write_at(&file, sidecar, 0)?;
         file.sync_all()?;
         Ok(())
@@ -61,8 +53,10 @@ impl Fs {
     /// Removes the sidecar of a long name after its entry. What is left of a removal that was
     /// interrupted does no harm.
     pub(super) fn remove_sidecar(&self, parent: &Inode, stored: &StoredName) {
-        if stored.sidecar.is_some() {
-            let _ = rustix::fs::unlinkat(parent.fd(), stored.sidecar_name(), AtFlags::empty());
+        if stored.sidecar.is_some()
+            && let Ok(fd) = parent.fd()
+        {
+            let _ = rustix::fs::unlinkat(&*fd, stored.sidecar_name(), AtFlags::empty());
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod attr;
 mod create;
+mod descriptors;
 mod directory;
 mod error;
 mod inode;
@@ -37,7 +38,6 @@ pub use error::{FsError, FsResult};
 pub use io::{Allocate, Whence};
 pub use readdir::DirEntry;
 pub use remove::RenameMode;
-pub use settler::Settler;
 pub use volume::{Volume, VolumeError};
 pub use watcher::Watcher;
 pub use xattr::{INFO_XATTR, KEY_XATTR};
@@ -46,6 +46,7 @@ use inode::{Inode, InodeTable};
 use keys::Gates;
 use open_file::Handle;
 use readdir::Listing;
+use settler::Settler;
 
 /// Inode number of the root, as FUSE wants it.
 pub const ROOT_INO: u64 = 1;
@@ -90,21 +91,26 @@ pub struct Fs {
 
 impl Fs {
     /// A filesystem over an open volume, to be mounted at `mountpoint` (which is only for
-    /// reports).
+    /// reports). It keeps within `descriptors` open files, most of them for inodes.
     ///
     /// # Errors
     /// When the root directory cannot be opened.
-    pub fn new(volume: Volume, provider: Arc<dyn Provider>, mountpoint: &Path) -> FsResult<Self> {
-        let root = Inode::root(&volume)?;
+    pub fn new(
+        volume: Volume,
+        provider: Arc<dyn Provider>,
+        mountpoint: &Path,
+        descriptors: u64,
+    ) -> FsResult<Self> {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         Ok(Self {
             provider,
             cache: KeyCache::new(CacheSettings::default()),
             gates: Gates::default(),
-            inodes: InodeTable::new(root),
+            inodes: InodeTable::new(&volume, descriptors / 2)?,
             handles: RwLock::default(),
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
-            settler: Settler::default(),
+            settler: Settler::new(descriptors / 4),
             unsynced_records: Mutex::default(),
             recovered: AtomicBool::new(!volume.is_recovering()),
             kernel: RwLock::new(None),

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -51,7 +50,7 @@ impl Disk {
     /// pages that it writes back, and writes through any handle.
     fn open(inode: &Inode, want_write: bool, read_only_volume: bool) -> FsResult<Self> {
         if read_only_volume {
-            let file = File::from(sys::reopen(inode.fd(), OFlags::RDONLY)?);
+            let file = File::from(sys::reopen(&*inode.fd()?, OFlags::RDONLY)?);
             return Ok(Self { read_only: Some(file), writable: OnceLock::new() });
         }
         match open_writable(inode) {
@@ -92,18 +91,19 @@ fn open_writable(inode: &Inode) -> FsResult<File> {
 /// Opens a backing file for this process, whatever the file's mode says to its owner: the kernel
 /// has decided who may open it, and an unprivileged mount must reach its own files.
 fn open_as_owner(inode: &Inode, flags: OFlags) -> FsResult<File> {
-    let refused = match sys::reopen(inode.fd(), flags) {
+    let refused = match sys::reopen(&*inode.fd()?, flags) {
         Ok(fd) => return Ok(File::from(fd)),
         Err(e) => e,
     };
-    let stat = rustix::fs::fstat(inode.fd())?;
+    let stat = rustix::fs::fstat(&*inode.fd()?)?;
     let ours = stat.st_uid == rustix::process::geteuid().as_raw();
     if refused != rustix::io::Errno::ACCESS || !ours {
         return Err(refused.into());
     }
-    let path = sys::proc_path(inode.fd());
+    let fd = inode.fd()?;
+    let path = sys::proc_path(&*fd);
     rustix::fs::chmod(&path, Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o600))?;
-    let opened = sys::reopen(inode.fd(), flags);
+    let opened = sys::reopen(&*inode.fd()?, flags);
     rustix::fs::chmod(&path, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     Ok(File::from(opened?))
 }
@@ -224,7 +224,7 @@ impl Fs {
     /// Opens an inode's backing file and unwraps its data key.
     fn read_in(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
         let disk = Disk::open(inode, want_write, self.volume.read_only)?;
-        let changed = rustix::fs::fstat(inode.fd())?.st_ctime;
+        let changed = rustix::fs::fstat(&*inode.fd()?)?.st_ctime;
         let integrity =
             if self.volume.may_be_interrupted(changed) { Integrity::Recovering } else { Integrity::Strict };
         let mut gate = None;
@@ -249,7 +249,7 @@ impl Fs {
     /// Says in the log which file is damaged.
     pub(super) fn name_damage(&self, inode: &Inode, error: FsError) -> FsError {
         if error.is_damage() {
-            tracing::error!("file {}: {error}", sys::path_of(inode.as_fd()));
+            tracing::error!("file {}: {error}", inode.path());
         }
         error
     }

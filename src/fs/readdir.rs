@@ -102,7 +102,7 @@ impl Fs {
         let listing = self.listing(fh)?;
         self.sync_records()?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        Ok(rustix::fs::fsync(sys::reopen(listing.inode.fd(), flags)?)?)
+        Ok(rustix::fs::fsync(sys::reopen(&*listing.inode.fd()?, flags)?)?)
     }
 
     fn listing(&self, fh: u64) -> FsResult<Arc<Listing>> {
@@ -118,7 +118,7 @@ impl Fs {
         };
         add(".".into(), inode.ino, FileKind::Directory);
         add("..".into(), inode.ino, FileKind::Directory);
-        for entry in open_listing(inode.fd())? {
+        for entry in open_listing(&*inode.fd()?)? {
             let entry = entry?;
             let stored = OsString::from_vec(entry.file_name().to_bytes().to_vec());
             if stored == "." || stored == ".." {
@@ -135,7 +135,7 @@ impl Fs {
 /// The name of a backing entry; `None`, and a line in the log, for one that does not belong here.
 fn open_name(parent: &Inode, directory: &Directory, stored: &OsStr) -> Option<Vec<u8>> {
     let foreign = |why: &str| {
-        let path = sys::path_of(parent.fd());
+        let path = parent.path();
         tracing::warn!("{path}/{}: {why}; it is left out", stored.display());
         None
     };
@@ -155,7 +155,7 @@ fn open_name(parent: &Inode, directory: &Directory, stored: &OsStr) -> Option<Ve
 fn read_sidecar(parent: &Inode, stored: &OsStr) -> FsResult<Vec<u8>> {
     let name = sidecar_of(&stored.to_string_lossy());
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(parent.fd(), name, flags, Mode::empty())?);
+    let file = File::from(rustix::fs::openat(&*parent.fd()?, name, flags, Mode::empty())?);
     let mut sidecar = vec![0; MAX_SIDECAR_LEN];
     let len = Backing::read_at(&file, &mut sidecar, 0)?;
     sidecar.truncate(len);

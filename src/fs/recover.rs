@@ -39,7 +39,7 @@ impl Fs {
             match self.recover_directory(&inode, &mut directories) {
                 Ok(all) => complete &= all,
                 Err(error) => {
-                    tracing::error!("recovering {}: {error}", sys::path_of(inode.fd()));
+                    tracing::error!("recovering {}: {error}", inode.path());
                     complete = false;
                 }
             }
@@ -88,7 +88,7 @@ impl Fs {
         }
         let recovered = self.begin_anew(directory, inode).and_then(|()| self.recover_file(inode));
         if let Err(error) = recovered {
-            tracing::debug!("{}: not recovered: {error}", sys::path_of(inode.fd()));
+            tracing::debug!("{}: not recovered: {error}", inode.path());
         }
     }
 
@@ -96,7 +96,8 @@ impl Fs {
         if inode.kind != FileKind::Regular || self.volume.read_only || !self.volume.is_recovering() {
             return false;
         }
-        let changed = rustix::fs::fstat(inode.fd()).map_or(i64::MIN, |stat| stat.st_ctime);
+        let changed =
+            inode.fd().and_then(|fd| Ok(rustix::fs::fstat(&*fd)?)).map_or(i64::MIN, |stat| stat.st_ctime);
         self.volume.may_be_interrupted(changed) && inode.opening().file.is_none()
     }
 
@@ -113,12 +114,12 @@ impl Fs {
     /// Gives a file whose header was never durable a new one.
     fn begin_anew(&self, directory: &Directory, inode: &Arc<Inode>) -> FsResult<()> {
         let mut page = [0; PAGE_LEN];
-        let file = File::from(sys::reopen(inode.fd(), OFlags::RDWR)?);
+        let file = File::from(sys::reopen(&*inode.fd()?, OFlags::RDWR)?);
         Backing::read_at(&file, &mut page, 0)?;
         if page.iter().any(|&b| b != 0) {
             return Ok(());
         }
-        tracing::warn!("{}: its header was never durable; it is empty now", sys::path_of(inode.fd()));
+        tracing::warn!("{}: its header was never durable; it is empty now", inode.path());
         Backing::set_len(&file, 0)?;
         let mut opening = inode.opening();
         if opening.file.is_some() {

@@ -32,7 +32,8 @@ impl Fs {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
-        rustix::fs::unlinkat(parent.fd(), &stored.name, AtFlags::empty())?;
+        self.pin(&parent, &stored)?;
+        rustix::fs::unlinkat(&*parent.fd()?, &stored.name, AtFlags::empty())?;
         self.remove_sidecar(&parent, &stored);
         Ok(())
     }
@@ -45,8 +46,9 @@ impl Fs {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
+        self.pin(&parent, &stored)?;
         let emptied = self.empty_directory(&parent, &stored)?;
-        if let Err(error) = rustix::fs::unlinkat(parent.fd(), &stored.name, AtFlags::REMOVEDIR) {
+        if let Err(error) = rustix::fs::unlinkat(&*parent.fd()?, &stored.name, AtFlags::REMOVEDIR) {
             self.refill_directory(Some(emptied));
             return Err(error.into());
         }
@@ -76,6 +78,11 @@ impl Fs {
             let refused = mode == RenameMode::NoReplace;
             return if refused { Err(FsError::new(libc::EEXIST)) } else { Ok(()) };
         }
+        let moved = self.inodes.known(&from, &source.name)?;
+        let replaced = self.inodes.known(&to, &target.name)?;
+        if let (RenameMode::Replace, Some(replaced)) = (mode, &replaced) {
+            replaced.pin()?;
+        }
         self.write_sidecar(&to, &target)?;
         if mode == RenameMode::Exchange {
             self.write_sidecar(&from, &source)?;
@@ -89,7 +96,7 @@ impl Fs {
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
-        let renamed = rustix::fs::renameat_with(from.fd(), &source.name, to.fd(), &target.name, flags);
+        let renamed = rustix::fs::renameat_with(&*from.fd()?, &source.name, &*to.fd()?, &target.name, flags);
         if let Err(error) = renamed {
             self.refill_directory(emptied);
             if self.exists(&to, &target).is_err() {
@@ -97,14 +104,24 @@ impl Fs {
             }
             return Err(error.into());
         }
+        if let Some(moved) = moved {
+            moved.set_place(&to, &target.name);
+        }
         if mode != RenameMode::Exchange {
             self.remove_sidecar(&from, &source);
+        } else if let Some(replaced) = replaced {
+            replaced.set_place(&from, &source.name);
         }
         Ok(())
     }
 
+    /// Keeps the inode behind an entry usable for those who have it open when the entry is gone.
+    fn pin(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
+        self.inodes.known(parent, &stored.name)?.map_or(Ok(()), |inode| inode.pin())
+    }
+
     fn exists(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
-        rustix::fs::statat(parent.fd(), &stored.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::statat(&*parent.fd()?, &stored.name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(())
     }
 
@@ -118,8 +135,8 @@ impl Fs {
         target: &StoredName,
     ) -> FsResult<Option<Emptied>> {
         let kind = |parent: &Inode, stored: &StoredName| {
-            let stat = rustix::fs::statat(parent.fd(), &stored.name, AtFlags::SYMLINK_NOFOLLOW);
-            stat.ok().and_then(|stat| FileKind::of_mode(stat.st_mode))
+            let stat = rustix::fs::statat(&*parent.fd().ok()?, &stored.name, AtFlags::SYMLINK_NOFOLLOW);
+            FileKind::of_mode(stat.ok()?.st_mode)
         };
         let directory = Some(FileKind::Directory);
         if kind(from, source) == directory && kind(to, target) == directory {
@@ -131,7 +148,7 @@ impl Fs {
     /// Removes what kmsfs itself keeps in a directory, if there is nothing else.
     fn empty_directory(&self, parent: &Inode, stored: &StoredName) -> FsResult<Emptied> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(parent.fd(), &stored.name, flags, Mode::empty())?;
+        let fd = rustix::fs::openat(&*parent.fd()?, &stored.name, flags, Mode::empty())?;
         let names = backing_names(&fd)?;
         let is_own = |name: &OsStr| {
             let name = name.as_encoded_bytes();

@@ -15,12 +15,12 @@ use crate::chunk::{Settling, Step};
 
 /// Seconds that a file rests after its last use before it is settled.
 const REST: i64 = 3;
-/// Files waiting beyond which they are settled without rest: each holds a descriptor.
-const MANY: usize = 512;
 /// Files settled together.
 const BATCH: usize = 512;
 /// Files up to which each is flushed by itself rather than the whole backing filesystem.
 const FEW: usize = 4;
+/// How long closing a file is held up at most when too many wait.
+const MOST_DELAY: Duration = Duration::from_secs(2);
 /// How often the thread looks.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Rounds over everything that is left, at the end of a mount.
@@ -28,32 +28,41 @@ const LAST_ROUNDS: u32 = 3;
 
 /// Files that wait to be settled. The work is done by [`Fs::run_settler`], on a thread that
 /// whoever mounts provides.
-pub struct Settler {
+pub(super) struct Settler {
     begin: Instant,
     waiting: Mutex<HashMap<u64, Arc<Inode>>>,
     wake: Condvar,
+    /// Something was taken from `waiting`.
+    taken: Condvar,
     stopped: Mutex<bool>,
+    /// Files waiting beyond which they are settled without rest: each holds a descriptor.
+    many: usize,
+    /// Files waiting beyond which closing another one waits.
+    most: usize,
 }
 
-impl Default for Settler {
-    fn default() -> Self {
+impl Settler {
+    /// A settler that lets about `most` files wait.
+    pub(super) fn new(most: usize) -> Self {
         Self {
             begin: Instant::now(),
             waiting: Mutex::default(),
             wake: Condvar::new(),
+            taken: Condvar::new(),
             stopped: Mutex::new(false),
+            many: (most / 4).clamp(1, BATCH),
+            most: most.max(1),
         }
     }
-}
 
-impl Settler {
     pub(super) fn add(&self, inode: &Arc<Inode>) {
         let mut waiting = self.waiting.lock();
         waiting.insert(inode.ino, Arc::clone(inode));
-        let many = waiting.len() >= MANY;
-        drop(waiting);
-        if many {
+        if waiting.len() >= self.many {
             self.wake.notify_one();
+        }
+        if waiting.len() > self.most {
+            self.taken.wait_for(&mut waiting, MOST_DELAY);
         }
     }
 
@@ -65,7 +74,7 @@ impl Settler {
     /// Takes the files that have rested, or all when `rested` is false or there are many.
     fn take(&self, rested: bool) -> Vec<Arc<Inode>> {
         let mut waiting = self.waiting.lock();
-        let latest = if rested && waiting.len() < MANY { self.now() - REST } else { i64::MAX };
+        let latest = if rested && waiting.len() < self.many { self.now() - REST } else { i64::MAX };
         let ready: Vec<u64> = waiting
             .iter()
             .filter(|(_, inode)| {
@@ -75,7 +84,9 @@ impl Settler {
             .map(|(ino, _)| *ino)
             .take(BATCH)
             .collect();
-        ready.iter().filter_map(|ino| waiting.remove(ino)).collect()
+        let taken = ready.iter().filter_map(|ino| waiting.remove(ino)).collect();
+        self.taken.notify_all();
+        taken
     }
 }
 

@@ -139,10 +139,7 @@ impl Fs {
             mount: self.mountpoint.display().to_string(),
             files: count,
             handles,
-            unwritten: late
-                .iter()
-                .map(|inode| Unwritten { file: crate::sys::path_of(inode.fd()), bytes: 0 })
-                .collect(),
+            unwritten: late.iter().map(|inode| Unwritten { file: inode.path(), bytes: 0 }).collect(),
             unreachable: false,
         }
     }

@@ -92,7 +92,8 @@ impl Fs {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-        let path = sys::proc_path(inode.fd());
+        let fd = inode.fd()?;
+        let path = sys::proc_path(&*fd);
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, value),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
@@ -141,7 +142,8 @@ impl Fs {
     pub fn removexattr(&self, ino: u64, name: &OsStr) -> FsResult<()> {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
-        let path = sys::proc_path(inode.fd());
+        let fd = inode.fd()?;
+        let path = sys::proc_path(&*fd);
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, b""),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
@@ -175,7 +177,7 @@ impl Fs {
         if is_root {
             return Ok(self.volume.set_default_key(&arn)?);
         }
-        inode.directory(&self.volume)?.assign_key(&self.volume, inode.fd(), &arn)
+        inode.directory(&self.volume)?.assign_key(&self.volume, &*inode.fd()?, &arn)
     }
 
     fn info(&self, inode: &Arc<Inode>) -> FsResult<Vec<u8>> {
@@ -194,7 +196,7 @@ impl Fs {
 
     /// What is known about a file; without its key, what its header says in public.
     fn file_info(&self, inode: &Arc<Inode>) -> FsResult<FileInfo> {
-        let stored_size = rustix::fs::fstat(inode.fd())?.st_size.cast_unsigned();
+        let stored_size = rustix::fs::fstat(&*inode.fd()?)?.st_size.cast_unsigned();
         if let Ok(open) = self.open_file(inode, false) {
             let (head, wrapped) = (open.sealed.head(), open.sealed.wrapped());
             let info = FileInfo {
@@ -210,7 +212,7 @@ impl Fs {
             self.close_file(inode);
             return Ok(info);
         }
-        let file = std::fs::File::from(sys::reopen(inode.fd(), rustix::fs::OFlags::RDONLY)?);
+        let file = std::fs::File::from(sys::reopen(&*inode.fd()?, rustix::fs::OFlags::RDONLY)?);
         let mut bytes = [0; PAGE_LEN];
         crate::chunk::Backing::read_at(&file, &mut bytes, 0)?;
         let page = Page::parse(&bytes, Kind::File)?;
@@ -279,7 +281,8 @@ fn value_aad(name: &[u8]) -> Vec<u8> {
 }
 
 fn read_backing(inode: &Inode, name: &OsStr) -> FsResult<Vec<u8>> {
-    let path = sys::proc_path(inode.fd());
+    let fd = inode.fd()?;
+    let path = sys::proc_path(&*fd);
     loop {
         let len = rustix::fs::getxattr(&path, name, &mut [0u8; 0])?;
         let mut value = vec![0; len];
@@ -296,7 +299,8 @@ fn read_backing(inode: &Inode, name: &OsStr) -> FsResult<Vec<u8>> {
 }
 
 fn list_backing(inode: &Inode) -> FsResult<Vec<u8>> {
-    let path = sys::proc_path(inode.fd());
+    let fd = inode.fd()?;
+    let path = sys::proc_path(&*fd);
     loop {
         let len = match rustix::fs::listxattr(&path, &mut [0u8; 0]) {
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
