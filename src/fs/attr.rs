@@ -149,6 +149,7 @@ impl Fs {
             rustix::fs::chmod(sys::proc_path(&*inode.fd()?), Mode::from_raw_mode(mode & 0o7777))?;
         }
         if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {
+            let _guard = inode.times.lock();
             let times = Timestamps { last_access: set.atime.raw(), last_modification: set.mtime.raw() };
             rustix::fs::utimensat(CWD, sys::proc_path(&*inode.fd()?), &times, AtFlags::empty())?;
         }
@@ -218,6 +219,21 @@ impl Fs {
         }
         Ok(())
     }
+}
+
+/// Runs what writes to a file's backing file without changing what the file holds, and puts the
+/// time of the last modification back.
+pub(super) fn keep_mtime<R>(inode: &Inode, f: impl FnOnce() -> FsResult<R>) -> FsResult<R> {
+    let _guard = inode.times.lock();
+    let fd = inode.fd()?;
+    let before = rustix::fs::fstat(&*fd)?;
+    let result = f()?;
+    let times = Timestamps {
+        last_access: SetTime::Omit.raw(),
+        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec.cast_signed() },
+    };
+    rustix::fs::utimensat(CWD, sys::proc_path(&*fd), &times, AtFlags::empty())?;
+    Ok(result)
 }
 
 /// Takes the set-user-ID and set-group-ID bits and capabilities away from a file that somebody

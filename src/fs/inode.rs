@@ -37,6 +37,8 @@ pub(super) struct Inode {
     /// Look-ups that the kernel has not forgotten.
     lookups: AtomicU64,
     directory: Mutex<Option<Arc<Directory>>>,
+    /// Held while times are set, and while settling puts them back.
+    pub(super) times: Mutex<()>,
     /// Protects opening, closing and the count of handles of a regular file.
     open: Mutex<Opening>,
 }
@@ -76,6 +78,7 @@ impl Inode {
             me: Weak::clone(me),
             lookups: AtomicU64::new(0),
             directory: Mutex::new(None),
+            times: Mutex::default(),
             open: Mutex::default(),
         }))
     }

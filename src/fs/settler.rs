@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::attr::keep_mtime;
 use super::inode::Inode;
 use super::keys::Access;
 use super::open_file::OpenFile;
@@ -185,7 +186,7 @@ impl Fs {
     fn step(&self, job: &mut Job) -> bool {
         let stepped = (|| {
             let keys = job.open.keys(self, Access::WriteBack)?;
-            Ok(job.open.sealed.settle(&keys, &mut job.settling)?)
+            keep_mtime(&job.inode, || Ok(job.open.sealed.settle(&keys, &mut job.settling)?))
         })();
         match stepped {
             Ok(step) => step == Step::Flush,
