@@ -26,6 +26,32 @@ use super::{FormatError, Id};
 use crate::crypto::kdf::Kdf;
 use crate::secret::Key;
 
+/// Domain labels of format version 1.
+pub mod labels {
+    /// Chunks.
+    pub const CONTENT: &[u8] = b"kmsfs v1 content";
+    /// Slots and map pages.
+    pub const HEADER: &[u8] = b"kmsfs v1 header";
+    /// Values of a file's extended attributes.
+    pub const XATTR: &[u8] = b"kmsfs v1 xattr";
+    /// Commitment to a data key.
+    pub const COMMITMENT: &[u8] = b"kmsfs v1 commitment";
+    /// The volume's slots.
+    pub const VOLUME_HEADER: &[u8] = b"kmsfs v1 volume header";
+    /// Commitment to the volume key.
+    pub const VOLUME_COMMITMENT: &[u8] = b"kmsfs v1 volume commitment";
+    /// Directory records.
+    pub const DIRECTORY_RECORD: &[u8] = b"kmsfs v1 directory record";
+    /// Names in one directory.
+    pub const NAMES: &[u8] = b"kmsfs v1 names";
+    /// Symbolic links' targets.
+    pub const SYMLINKS: &[u8] = b"kmsfs v1 symlinks";
+    /// Names of extended attributes.
+    pub const XATTR_NAMES: &[u8] = b"kmsfs v1 xattr names";
+    /// Values of extended attributes of what is no regular file.
+    pub const DIRECTORY_XATTR: &[u8] = b"kmsfs v1 directory xattr";
+}
+
 /// What is derived from a file's data key.
 #[derive(Debug)]
 pub struct FileKeys {
@@ -45,10 +71,10 @@ impl FileKeys {
         let kdf = Kdf::new(data_key, &file.0);
         let key = |label: &[u8]| kdf.key(&[label, &volume.0]);
         Self {
-            content: key(b"kmsfs v1 content"),
-            header: key(b"kmsfs v1 header"),
-            xattr: key(b"kmsfs v1 xattr"),
-            commitment: kdf.commitment(&[b"kmsfs v1 commitment", &volume.0]),
+            content: key(labels::CONTENT),
+            header: key(labels::HEADER),
+            xattr: key(labels::XATTR),
+            commitment: kdf.commitment(&[labels::COMMITMENT, &volume.0]),
         }
     }
 
@@ -91,12 +117,12 @@ impl VolumeKeys {
     pub fn derive(volume_key: &Key, volume: Id) -> Self {
         let kdf = Kdf::new(volume_key, &volume.0);
         Self {
-            header: kdf.key(&[b"kmsfs v1 volume header"]),
-            directory: kdf.key(&[b"kmsfs v1 directory record"]),
-            symlinks: kdf.key(&[b"kmsfs v1 symlinks"]),
-            xattr_names: kdf.key(&[b"kmsfs v1 xattr names"]),
-            directory_xattr: kdf.key(&[b"kmsfs v1 directory xattr"]),
-            commitment: kdf.commitment(&[b"kmsfs v1 volume commitment"]),
+            header: kdf.key(&[labels::VOLUME_HEADER]),
+            directory: kdf.key(&[labels::DIRECTORY_RECORD]),
+            symlinks: kdf.key(&[labels::SYMLINKS]),
+            xattr_names: kdf.key(&[labels::XATTR_NAMES]),
+            directory_xattr: kdf.key(&[labels::DIRECTORY_XATTR]),
+            commitment: kdf.commitment(&[labels::VOLUME_COMMITMENT]),
             names: kdf,
         }
     }
@@ -117,7 +143,7 @@ impl VolumeKeys {
 
     /// The key for the names in one directory.
     pub fn names(&self, directory: Id) -> Key {
-        self.names.key(&[b"kmsfs v1 names", &directory.0])
+        self.names.key(&[labels::NAMES, &directory.0])
     }
 }
 

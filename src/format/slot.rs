@@ -26,13 +26,15 @@ pub const SEALED_STATE_LEN: usize = NONCE_LEN + STATE_LEN + TAG_LEN;
 /// Bytes of the checksum at the slot's end.
 pub const SLOT_CHECKSUM_LEN: usize = 16;
 
-const PUBLIC_LEN: usize = 8 + 4 + 4 + COMMITMENT_LEN + WRAPPED_AREA_LEN;
-const CHECKED_LEN: usize = SLOT_LEN - SLOT_CHECKSUM_LEN;
+/// Bytes of a slot that are readable without a key and authenticated by the sealed state.
+pub const PUBLIC_LEN: usize = 8 + 4 + 4 + COMMITMENT_LEN + WRAPPED_AREA_LEN;
+/// Bytes that the checksum covers.
+pub const CHECKED_LEN: usize = SLOT_LEN - SLOT_CHECKSUM_LEN;
 const _: () = assert!(PUBLIC_LEN + SEALED_STATE_LEN <= CHECKED_LEN);
 const _: () = assert!(SLOT_OFFSETS[1] + SLOT_LEN + HEAD_LEN == PAGE_LEN);
 
 /// Domain label of the sealed state.
-const LABEL: &[u8] = b"kmsfs v1 slot";
+pub const LABEL: &[u8] = b"kmsfs v1 slot";
 
 /// A data key as the key service gave it out, and which master key wrapped it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

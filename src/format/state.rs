@@ -9,8 +9,10 @@ pub const STATE_LEN: usize = 736;
 /// Longest key reference in a volume's or directory's state, in bytes.
 pub const MAX_KEY_REFERENCE_LEN: usize = 256;
 
-const UNSETTLED: u32 = 1;
-const CLEAN: u32 = 1;
+/// Flag of a file's state: chunks may have been written since it was sealed.
+pub const UNSETTLED: u32 = 1;
+/// Flag of the volume's state: the last read-write mount ended properly.
+pub const CLEAN: u32 = 1;
 
 /// What a file's header promises about its chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
