@@ -235,7 +235,7 @@ proptest! {
             apply(&mut bench, &mut model, op);
         }
         bench.settle();
-        let old = bench.disk.snapshot();
+        let (old, old_model) = (bench.disk.snapshot(), model.clone());
         // A later generation, so that there is something to replay.
         for at in (0..model.len()).step_by(PAYLOAD as usize * 3) {
             apply(&mut bench, &mut model, &Op::Write { at: at as u64, len: 50, seed: 77 });
@@ -246,12 +246,14 @@ proptest! {
         for (kind, a, b) in attacks {
             tamper(&mut forged, &old, kind, a, b);
         }
-        let whole_old_file = forged == old;
+        // An older header rolls the file back as far as it goes with it: that is outside of what
+        // can be detected, but nothing else may be shown than what the file was then.
+        let shown = if forged.get(..PAGE_LEN) == old.get(..PAGE_LEN) { &old_model } else { &model };
         bench.disk.replace(forged);
-        if bench.reopen(Integrity::Strict).is_ok() && !whole_old_file {
+        if bench.reopen(Integrity::Settled).is_ok() {
             // Chunk by chunk, so that one refusal does not hide another chunk's forgery.
-            prop_assert_eq!(bench.file.size(), model.len() as u64);
-            for (index, expected) in model.chunks(PAYLOAD as usize).enumerate() {
+            prop_assert_eq!(bench.file.size(), shown.len() as u64);
+            for (index, expected) in shown.chunks(PAYLOAD as usize).enumerate() {
                 let mut out = vec![0; expected.len()];
                 if bench.file.read(&bench.keys, index as u64 * PAYLOAD, &mut out).is_ok() {
                     prop_assert!(out == expected, "chunk {} is forged", index);

@@ -1,7 +1,8 @@
 //! Opening and creating sealed files, and what is kept of an open one.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use subtle::ConstantTimeEq;
@@ -10,7 +11,7 @@ use super::map::MapCache;
 use super::{Backing, ChunkError};
 use crate::crypto::aead::{self, Aead};
 use crate::format::head::{Head, Kind};
-use crate::format::layout::Layout;
+use crate::format::layout::{Layout, MapPage};
 use crate::format::page::Page;
 use crate::format::schedule::FileKeys;
 use crate::format::slot::{COMMITMENT_LEN, Wrapped};
@@ -34,6 +35,11 @@ pub struct SealedFile<B> {
     pub(super) written: Mutex<RangeSet>,
     /// Map pages read so far. Taken last.
     pub(super) maps: MapCache,
+    /// Map pages that were written since the last settling, and so are newer than the floor that
+    /// the level above has for them. Taken last.
+    pub(super) rewritten: Mutex<BTreeSet<MapPage>>,
+    /// A write failed halfway: which chunks it reached is not known.
+    pub(super) uncertain: AtomicBool,
     /// Counts writes and changes of shape, so that settling can tell that none came in between.
     pub(super) changes: AtomicU64,
 }
@@ -61,6 +67,9 @@ pub(super) struct Shape {
 /// How much a file's own evidence is worth when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Integrity {
+    /// As [`Integrity::Strict`], and every file was settled: one that says otherwise shows an old
+    /// header.
+    Settled,
     /// The volume was unmounted properly: any disagreement is damage.
     Strict,
     /// The volume is being recovered after a crash: writes whose mark in the header was lost are
@@ -158,7 +167,8 @@ impl<B: Backing> SealedFile<B> {
 
     /// Whether the header vouches for every chunk as it is now.
     pub fn is_settled(&self) -> bool {
-        !self.shape.read().state.unsettled
+        let shape = self.shape.read();
+        !shape.state.unsettled && !shape.interrupted
     }
 
     /// The file's keys, derived anew from its data key after they were taken away.
@@ -220,7 +230,7 @@ impl<B: Backing> SealedFile<B> {
         Ok(())
     }
 
-    /// Notes that chunks are about to change. Call with the shape held.
+    /// Notes that chunks were written. Call with the shape held.
     pub(super) fn note_written(&self, chunks: Range<u64>) {
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.written.lock().insert(chunks);
@@ -236,6 +246,8 @@ impl<B: Backing> SealedFile<B> {
             ranges: RangeLock::default(),
             written: Mutex::default(),
             maps: MapCache::default(),
+            rewritten: Mutex::default(),
+            uncertain: AtomicBool::new(false),
             changes: AtomicU64::new(0),
         }
     }
@@ -297,19 +309,24 @@ fn actual_size<B: Backing>(
 ) -> Result<u64, ChunkError> {
     let physical = backing.length()?;
     if state.unsettled {
+        if integrity == Integrity::Settled {
+            return Err(FormatError::Replayed.into());
+        }
         let size = layout.logical_size(physical).ok_or(FormatError::WrongSize)?;
         return if size >= state.min_size { Ok(size) } else { Err(FormatError::WrongSize.into()) };
     }
-    let expected = layout.physical_size(state.size);
-    if physical > expected && integrity == Integrity::Recovering {
-        // Growth under a mark that was never durable. On a read-only volume it stays where it
-        // is, behind the end.
-        match backing.set_len(expected) {
-            Err(e) if !is_read_only(&e) => return Err(e.into()),
-            _ => {}
+    // Lengths do not grow with sizes: a file whose last chunk becomes full gets shorter.
+    match layout.logical_size(physical) {
+        Some(size) if size == state.size => {}
+        Some(size) if size > state.size && integrity == Integrity::Recovering => {
+            // Growth under a mark that was never durable. On a read-only volume it stays where it
+            // is, behind the end.
+            match backing.set_len(layout.physical_size(state.size)) {
+                Err(e) if !is_read_only(&e) => return Err(e.into()),
+                _ => {}
+            }
         }
-    } else if physical != expected {
-        return Err(FormatError::WrongSize.into());
+        _ => return Err(FormatError::WrongSize.into()),
     }
     Ok(state.size)
 }

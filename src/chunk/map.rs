@@ -12,7 +12,7 @@ use crate::format::PAGE_LEN;
 use crate::format::floors::{ENTRIES, INLINE, MapTable};
 use crate::format::layout::{FloorAt, MapPage};
 use crate::format::schedule::FileKeys;
-use crate::format::unit::open_map;
+use crate::format::unit::{EpochBounds, open_map};
 
 /// Map pages kept per open file: 32 level-1 pages speak for 132 MB.
 const CACHED_PAGES: NonZeroUsize = NonZeroUsize::new(32).unwrap();
@@ -50,13 +50,19 @@ impl<'a, B: Backing> Floors<'a, B> {
         Self { file, shape, keys, promised: shape.promised_chunks(file.layout), last: None }
     }
 
-    /// The oldest epoch that `chunk` may have; zero if it may be missing.
-    pub(super) fn of_chunk(&mut self, chunk: u64) -> Result<u32, ChunkError> {
+    /// Which epochs `chunk` may have.
+    pub(super) fn of_chunk(&mut self, chunk: u64) -> Result<EpochBounds, ChunkError> {
         if chunk >= self.promised {
-            return Ok(0);
+            return Ok(self.bounds(0));
         }
         let at = self.file.layout.floor_of_chunk(chunk);
-        self.look_up(at)
+        self.look_up(at).map(|floor| self.bounds(floor))
+    }
+
+    fn bounds(&self, floor: u32) -> EpochBounds {
+        let state = &self.shape.state;
+        let settled = if state.lowered { 0 } else { state.settled_epoch };
+        EpochBounds { floor, settled, ceiling: self.shape.ceiling }
     }
 
     fn of_map(&mut self, page: MapPage) -> Result<u32, ChunkError> {
@@ -75,7 +81,7 @@ impl<'a, B: Backing> Floors<'a, B> {
         let floor = self.of_map(page)?;
         let mut bytes = [0; PAGE_LEN];
         self.file.backing.read_at(&mut bytes, self.file.layout.map_offset(page))?;
-        let table = open_map(&self.keys.header, page, &bytes, floor, self.shape.ceiling)
+        let table = open_map(&self.keys.header, page, &bytes, self.bounds(floor))
             .map_err(|error| ChunkError::Map { page, error })?;
         let table = Arc::new(table);
         self.file.maps.insert(page, Arc::clone(&table));

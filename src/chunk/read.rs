@@ -13,7 +13,7 @@ use crate::format::FormatError;
 use crate::format::floors::{ENTRIES, INLINE};
 use crate::format::layout::UNIT_HEAD_LEN;
 use crate::format::schedule::FileKeys;
-use crate::format::unit::{AAD_LEN, UnitHead, chunk_aad};
+use crate::format::unit::{AAD_LEN, EpochBounds, UnitHead, chunk_aad};
 use crate::secret::Key;
 
 /// Chunks opened in one call of the cipher.
@@ -23,6 +23,16 @@ pub(super) const BATCH: usize = 32;
 enum Found<'a> {
     Hole,
     Sealed { head: UnitHead, aad: [u8; AAD_LEN], ciphertext: &'a [u8] },
+}
+
+impl Found<'_> {
+    /// Zero for a hole.
+    fn epoch(&self) -> u32 {
+        match self {
+            Self::Hole => 0,
+            Self::Sealed { head, .. } => head.epoch,
+        }
+    }
 }
 
 impl<B: Backing> SealedFile<B> {
@@ -46,7 +56,7 @@ impl<B: Backing> SealedFile<B> {
         for run in runs(chunks) {
             let bytes = ((run.end - run.start) * payload) as usize - skip;
             let (part, tail) = rest.split_at_mut(bytes.min(rest.len()));
-            self.read_run(&mut floors, shape.ceiling, keys, run, skip, part)?;
+            self.read_run(&mut floors, keys, run, skip, part)?;
             rest = tail;
             skip = 0;
         }
@@ -62,17 +72,24 @@ impl<B: Backing> SealedFile<B> {
         plaintext: &mut [u8],
     ) -> Result<(), ChunkError> {
         let mut floors = Floors::new(self, shape, keys);
-        self.read_run(&mut floors, shape.ceiling, keys, chunk..chunk + 1, 0, plaintext)
+        self.read_run(&mut floors, keys, chunk..chunk + 1, 0, plaintext)
     }
 
     /// The epoch of a chunk after authenticating it; zero for a hole.
     pub(super) fn verify_chunk(&self, shape: &Shape, keys: &FileKeys, chunk: u64) -> Result<u32, ChunkError> {
-        let mut head = [0; UNIT_HEAD_LEN];
-        with_plaintext(self.layout.payload_len(), |plaintext| {
-            self.read_chunk(shape, keys, chunk, plaintext)
-        })?;
-        self.backing.read_at(&mut head, self.layout.unit_offset(chunk))?;
-        Ok(UnitHead::parse(&head).epoch)
+        let bounds = Floors::new(self, shape, keys).of_chunk(chunk)?;
+        let verified = with_ciphertext(self.layout.unit_len(), |unit| {
+            let read = self.backing.read_at(unit, self.layout.unit_offset(chunk))?;
+            unit[read..].fill(0);
+            let found = find(unit, chunk, bounds);
+            Ok(found.and_then(|found| {
+                with_plaintext(self.layout.payload_len(), |plaintext| {
+                    open_found(self.aead, &keys.content, &found, plaintext)
+                })?;
+                Ok(found.epoch())
+            }))
+        });
+        verified.and_then(|verified| verified.map_err(|error| ChunkError::Chunk { chunk, error }))
     }
 
     /// Reads units that lie side by side, of whose plaintext the first `skip` bytes are not
@@ -80,7 +97,6 @@ impl<B: Backing> SealedFile<B> {
     fn read_run(
         &self,
         floors: &mut Floors<'_, B>,
-        ceiling: u32,
         keys: &FileKeys,
         run: Range<u64>,
         skip: usize,
@@ -97,7 +113,7 @@ impl<B: Backing> SealedFile<B> {
                 let first = run.start + (index * BATCH) as u64;
                 let wanted = units.len() / unit * self.layout.payload_len() - skip;
                 let (part, tail) = rest.split_at_mut(wanted.min(rest.len()));
-                self.open_units(floors, ceiling, keys, first, units, skip, part)?;
+                self.open_units(floors, keys, first, units, skip, part)?;
                 rest = tail;
                 skip = 0;
             }
@@ -106,11 +122,9 @@ impl<B: Backing> SealedFile<B> {
     }
 
     /// Opens at most [`BATCH`] units.
-    #[allow(clippy::too_many_arguments)]
     fn open_units(
         &self,
         floors: &mut Floors<'_, B>,
-        ceiling: u32,
         keys: &FileKeys,
         first: u64,
         units: &[u8],
@@ -119,8 +133,8 @@ impl<B: Backing> SealedFile<B> {
     ) -> Result<(), ChunkError> {
         let mut found = ArrayVec::<Found<'_>, BATCH>::new();
         for (unit, chunk) in units.chunks(self.layout.unit_len()).zip(first..) {
-            let floor = floors.of_chunk(chunk)?;
-            let one = find(unit, chunk, floor, ceiling);
+            let bounds = floors.of_chunk(chunk)?;
+            let one = find(unit, chunk, bounds);
             found.push(one.map_err(|error| ChunkError::Chunk { chunk, error })?);
         }
         let mut batch = ArrayVec::<Open<'_>, BATCH>::new();
@@ -181,15 +195,15 @@ pub(super) fn runs(chunks: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-fn find(unit: &[u8], chunk: u64, floor: u32, ceiling: u32) -> Result<Found<'_>, FormatError> {
+fn find(unit: &[u8], chunk: u64, bounds: EpochBounds) -> Result<Found<'_>, FormatError> {
     let Some((head, ciphertext)) = unit.split_first_chunk::<UNIT_HEAD_LEN>() else {
         return Err(FormatError::Impossible);
     };
     let head = UnitHead::parse(head);
     if head.is_blank() && ciphertext.iter().all(|&b| b == 0) {
-        return if floor == 0 { Ok(Found::Hole) } else { Err(FormatError::Erased) };
+        return bounds.check_hole().map(|()| Found::Hole);
     }
-    head.check_epoch(floor, ceiling)?;
+    bounds.check(head.epoch)?;
     Ok(Found::Sealed { head, aad: chunk_aad(chunk, head.epoch), ciphertext })
 }
 

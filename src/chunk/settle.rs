@@ -8,11 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use parking_lot::RwLockWriteGuard;
 
 use super::file::{SealedFile, Shape};
 use super::map::{Floors, first_chunk};
 use super::{Backing, ChunkError};
+use crate::format::PAGE_LEN;
 use crate::format::floors::{DIRECT, ENTRIES, INLINE, MapTable, ROOTS_2, ROOTS_3, RootTable};
 use crate::format::layout::MapPage;
 use crate::format::schedule::FileKeys;
@@ -41,6 +45,8 @@ struct Level {
     keep: u64,
     /// Whether some item that loses its floor shares a map page with one that keeps its own.
     cut_inside: bool,
+    /// Every map page that is there is written anew: which were written last is not known.
+    rebuild: bool,
 }
 
 /// What a settling wants next.
@@ -61,20 +67,22 @@ impl<B: Backing> SealedFile<B> {
     /// # Errors
     /// What is wrong with a chunk; the file stays unsettled then.
     pub fn begin_settling(&self, keys: &FileKeys) -> Result<Option<Settling>, ChunkError> {
-        let shape = self.shape.read();
+        // Alone, so that no write is under way of which the flush to come would miss a part.
+        let shape = self.shape.write();
         if !shape.state.unsettled && !shape.interrupted {
             return Ok(None);
         }
         let change = self.changes.load(Ordering::Relaxed);
-        let level = if shape.interrupted {
-            Level { number: 0, updates: self.scan(&shape, keys)?, keep: 0, cut_inside: false }
+        let shape = RwLockWriteGuard::downgrade(shape);
+        let level = if shape.interrupted || self.uncertain.load(Ordering::Relaxed) {
+            Level { number: 0, updates: self.scan(&shape, keys)?, keep: 0, cut_inside: false, rebuild: true }
         } else {
             let end = self.layout.chunks(shape.size);
             let keep = shape.promised_chunks(self.layout);
             let epoch = shape.state.epoch;
             let updates = self.written.lock().iter().map(|r| (r.start..r.end.min(end), epoch)).collect();
             let cut_inside = keep < self.layout.chunks(shape.state.size);
-            Level { number: 0, updates, keep, cut_inside }
+            Level { number: 0, updates, keep, cut_inside, rebuild: false }
         };
         let newest = level.updates.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0);
         let epoch = shape.state.epoch.max(newest);
@@ -117,6 +125,8 @@ impl<B: Backing> SealedFile<B> {
         shape.state.min_size = shape.size;
         shape.state.unsettled = false;
         shape.state.epoch = settling.epoch;
+        shape.state.lowered = false;
+        shape.state.settled_epoch = settling.epoch;
         shape.state.floors = settling.floors;
         if let Err(error) = self.write_header(shape, keys) {
             shape.state = before;
@@ -125,7 +135,9 @@ impl<B: Backing> SealedFile<B> {
         shape.ceiling = settling.epoch;
         shape.in_session = false;
         shape.interrupted = false;
+        self.uncertain.store(false, Ordering::Relaxed);
         self.written.lock().clear();
+        self.rewritten.lock().clear();
         self.maps.clear();
         Ok(())
     }
@@ -140,7 +152,16 @@ impl<B: Backing> SealedFile<B> {
     ) -> Result<Level, ChunkError> {
         let number = level.number + 1;
         let mut updates = Vec::new();
-        for (index, pieces) in level.by_page() {
+        let mut pages = level.by_page();
+        for page in self.rewritten.lock().iter().filter(|page| page.level == number) {
+            pages.entry(page.index).or_default();
+        }
+        if level.rebuild {
+            for index in self.map_pages_there(shape, number)? {
+                pages.entry(index).or_default();
+            }
+        }
+        for (index, pieces) in pages {
             let page = MapPage { level: number, index };
             let table = if level.page_start(index) < level.keep {
                 *Floors::new(self, shape, keys).table(page)?
@@ -151,10 +172,29 @@ impl<B: Backing> SealedFile<B> {
             let sealed = seal_map(&keys.header, page, epoch, &table)?;
             if first_chunk(page) < self.layout.chunks(shape.size) {
                 self.backing.write_at(&sealed, self.layout.map_offset(page))?;
+                // What is on disk counts from now on, also if this settling is abandoned.
+                self.maps.insert(page, Arc::new(table));
+                self.rewritten.lock().insert(page);
                 updates.push((index..index + 1, epoch));
             }
         }
-        Ok(Level { number, updates, keep: level.pages_kept(), cut_inside: level.cut_inside })
+        let keep = level.pages_kept();
+        Ok(Level { number, updates, keep, cut_inside: level.cut_inside, rebuild: level.rebuild })
+    }
+
+    /// The map pages of a level that are no holes.
+    fn map_pages_there(&self, shape: &Shape, level: u8) -> Result<Vec<u64>, ChunkError> {
+        let chunks = self.layout.chunks(shape.size);
+        let mut there = Vec::new();
+        for page in (0..).map(|index| MapPage { level, index }).take_while(|&page| first_chunk(page) < chunks)
+        {
+            let mut bytes = [0; PAGE_LEN];
+            self.backing.read_at(&mut bytes, self.layout.map_offset(page))?;
+            if bytes.iter().any(|&b| b != 0) {
+                there.push(page.index);
+            }
+        }
+        Ok(there)
     }
 
     /// The epochs of all chunks, each authenticated.

@@ -38,6 +38,7 @@ impl<B: Backing> SealedFile<B> {
         if shape.state.min_size > size {
             let promised = shape.state.min_size;
             shape.state.min_size = size;
+            shape.state.lowered = true;
             let lowered = self.write_header(&mut shape, keys).and_then(|()| self.sync(true));
             if let Err(error) = lowered {
                 shape.state.min_size = promised;
@@ -64,25 +65,29 @@ impl<B: Backing> SealedFile<B> {
         range: Range<u64>,
         next_epoch: impl Fn(u32) -> Result<u32, E>,
     ) -> Result<(), E> {
-        let size = self.size();
-        let range = range.start..range.end.min(size);
-        if range.is_empty() {
-            return Ok(());
-        }
         let payload = self.layout.payload();
-        // The last chunk lies wholly in the range when the range reaches the end of the file.
-        let end_chunk = if range.end == size { self.layout.chunks(size) } else { range.end / payload };
-        let whole = range.start.div_ceil(payload)..end_chunk;
-        if whole.is_empty() {
-            return self.zero(keys, range, &next_epoch);
-        }
-        self.zero(keys, range.start..whole.start * payload, &next_epoch)?;
-        if range.end > whole.end * payload {
-            self.zero(keys, whole.end * payload..range.end, &next_epoch)?;
-        }
-        let mut shape = self.shape.write();
-        // The file may have been cut meanwhile; it cannot be cut while the shape is held.
-        let whole = whole.start..whole.end.min(self.layout.chunks(shape.size));
+        let (mut shape, whole) = loop {
+            let size = self.size();
+            let range = range.start..range.end.min(size);
+            if range.is_empty() {
+                return Ok(());
+            }
+            // The last chunk lies wholly in the range when that reaches the end of the file.
+            let end_chunk = if range.end == size { self.layout.chunks(size) } else { range.end / payload };
+            let whole = range.start.div_ceil(payload)..end_chunk;
+            if whole.is_empty() {
+                return self.zero(keys, range, &next_epoch);
+            }
+            self.zero(keys, range.start..whole.start * payload, &next_epoch)?;
+            if range.end > whole.end * payload {
+                self.zero(keys, whole.end * payload..range.end, &next_epoch)?;
+            }
+            let shape = self.shape.write();
+            if shape.size == size {
+                break (shape, whole);
+            }
+            // Somebody cut the file or appended to it: what "wholly" meant may have changed.
+        };
         self.join_session(&mut shape, keys, next_epoch)?;
         self.lower_floors(&mut shape, keys, whole.clone())?;
         self.changes.fetch_add(1, Ordering::Relaxed);
@@ -119,13 +124,11 @@ impl<B: Backing> SealedFile<B> {
         let inline = chunks.start.min(INLINE) as usize..chunks.end.min(INLINE) as usize;
         let promised = shape.state.floors;
         shape.state.floors[inline].fill(0);
-        let header_changes = shape.state.floors != promised;
-        let lowered = (|| {
-            if header_changes {
-                self.write_header(shape, keys)?;
-            }
-            if header_changes || !tables.is_empty() { self.sync(true) } else { Ok(()) }
-        })();
+        if shape.state.floors == promised && tables.is_empty() {
+            return Ok(());
+        }
+        shape.state.lowered = true;
+        let lowered = self.write_header(shape, keys).and_then(|()| self.sync(true));
         match lowered {
             Ok(()) => tables.into_iter().for_each(|(page, table)| self.maps.insert(page, table)),
             Err(_) => shape.state.floors = promised,
@@ -152,6 +155,7 @@ impl<B: Backing> SealedFile<B> {
             table[entries].fill(0);
             let sealed = seal_map(&keys.header, page, shape.state.epoch, &table)?;
             self.backing.write_at(&sealed, self.layout.map_offset(page))?;
+            self.rewritten.lock().insert(page);
             lowered.push((page, Arc::new(table)));
         }
         Ok(lowered)

@@ -52,7 +52,6 @@ impl<B: Backing> SealedFile<B> {
         let payload = self.layout.payload();
         let chunks = offset / payload..end.div_ceil(payload);
         let admission = self.admit(keys, chunks.clone(), end, next_epoch)?;
-        self.note_written(chunks.clone());
         let change = self.changes.load(Ordering::Relaxed);
         let written = self.write_admitted(&admission, keys, offset, data, chunks);
         if let (Err(_), Some(size)) = (&written, admission.grown_from) {
@@ -134,39 +133,43 @@ impl<B: Backing> SealedFile<B> {
     fn clear_tail(&self, shape: &mut Shape, keys: &FileKeys) -> Result<(), ChunkError> {
         let used = (shape.size % self.layout.payload()) as usize;
         if !shape.tail_is_zero && used != 0 {
-            self.clear_last_chunk(shape, keys, used)?;
-            self.clear_tail_mark(shape, used)?;
+            // Durably, before the end moves: a crash must not bring back what was cut off, nor
+            // make half a unit part of the file.
+            if self.clear_last_chunk(shape, keys, used)? | self.clear_tail_mark(shape, used)? {
+                self.sync(true)?;
+            }
         }
         shape.tail_is_zero = true;
         Ok(())
     }
 
-    fn clear_last_chunk(&self, shape: &Shape, keys: &FileKeys, used: usize) -> Result<(), ChunkError> {
+    /// Answers whether anything had to be cleared.
+    fn clear_last_chunk(&self, shape: &Shape, keys: &FileKeys, used: usize) -> Result<bool, ChunkError> {
         let chunk = shape.size / self.layout.payload();
         with_plaintext(self.layout.payload_len(), |plaintext| {
             self.read_chunk(shape, keys, chunk, plaintext)?;
             if plaintext[used..].iter().all(|&b| b == 0) {
-                return Ok(());
+                return Ok(false);
             }
             plaintext[used..].fill(0);
-            self.note_written(chunk..chunk + 1);
-            self.write_run(shape, keys, chunk..chunk + 1, &[], plaintext, &[])
+            self.write_run(shape, keys, chunk..chunk + 1, &[], plaintext, &[])?;
+            Ok(true)
         })
     }
 
     /// The bytes behind the last unit that stand for the size hold the beginning of the next unit
-    /// after a shrink. They mean nothing there, but must durably be gone before that unit is part
-    /// of the file again: half a unit would pass for a forged one after a crash.
-    fn clear_tail_mark(&self, shape: &Shape, len: usize) -> Result<(), ChunkError> {
+    /// after a shrink. They mean nothing there, but must be gone before that unit is part of the
+    /// file again. Answers whether anything had to be cleared.
+    fn clear_tail_mark(&self, shape: &Shape, len: usize) -> Result<bool, ChunkError> {
         let offset = self.layout.end_offset(self.layout.chunks(shape.size));
         with_ciphertext(len, |mark| {
             let read = self.backing.read_at(mark, offset)?;
             if mark[..read].iter().all(|&b| b == 0) {
-                return Ok(());
+                return Ok(false);
             }
             mark.fill(0);
             self.backing.write_at(mark, offset)?;
-            self.sync(true)
+            Ok(true)
         })
     }
 
@@ -253,7 +256,12 @@ impl<B: Backing> SealedFile<B> {
                     self.seal_units(shape.state.epoch, keys, first, plaintexts.by_ref().take(count), units)?;
                     first += count as u64;
                 }
-                Ok::<_, ChunkError>(self.backing.write_at(units, self.layout.unit_offset(run.start))?)
+                let written = self.backing.write_at(units, self.layout.unit_offset(run.start));
+                match written {
+                    Ok(()) => self.note_written(run.clone()),
+                    Err(_) => self.uncertain.store(true, Ordering::Relaxed),
+                }
+                Ok::<_, ChunkError>(written?)
             })?;
         }
         Ok(())

@@ -285,12 +285,6 @@ mod tests {
         }
 
         #[test]
-        fn larger_files_are_longer(layout in layouts(), size in sizes(), more in 1u64..1 << 24) {
-            let size = size.min(layout.max_size() - more);
-            prop_assert!(layout.physical_size(size) < layout.physical_size(size + more));
-        }
-
-        #[test]
         fn units_and_map_pages_do_not_overlap(layout in layouts(), chunk in 0..Layout::MAX_CHUNKS - 1) {
             let end = layout.end_offset(chunk + 1);
             let mut next = end;

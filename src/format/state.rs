@@ -11,8 +11,12 @@ pub const MAX_KEY_REFERENCE_LEN: usize = 256;
 
 /// Flag of a file's state: chunks may have been written since it was sealed.
 pub const UNSETTLED: u32 = 1;
+/// Flag of a file: promises were taken back since the last settling.
+pub const LOWERED: u32 = 2;
 /// Flag of the volume's state: the last read-write mount ended properly.
 pub const CLEAN: u32 = 1;
+/// Flag of a volume: every file in it was settled when it was unmounted.
+pub const ALL_SETTLED: u32 = 2;
 
 /// What a file's header promises about its chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +28,14 @@ pub struct FileState {
     pub min_size: u64,
     /// Chunks may have been written since the state was sealed.
     pub unsettled: bool,
+    /// The file was to be cut or a hole punched since the last settling: a chunk or map page may
+    /// still be there that has lost its floor.
+    pub lowered: bool,
     /// Newest epoch in the file, or being written.
     pub epoch: u32,
+    /// Newest epoch at the last settling. A chunk or map page without a floor is newer unless the
+    /// state is `lowered`, or else an old copy of something that was cut off or punched out.
+    pub settled_epoch: u32,
     /// Floors of the first chunks and of the topmost map pages.
     pub floors: RootTable,
 }
@@ -33,15 +43,23 @@ pub struct FileState {
 impl FileState {
     /// The state of a file that is being created in `epoch`.
     pub fn new(epoch: u32) -> Self {
-        Self { size: 0, min_size: 0, unsettled: true, epoch, floors: [0; TABLE_LEN] }
+        Self {
+            size: 0,
+            min_size: 0,
+            unsettled: true,
+            lowered: false,
+            epoch,
+            settled_epoch: 0,
+            floors: [0; TABLE_LEN],
+        }
     }
 
     /// The state's bytes, for sealing.
     pub fn encode(&self) -> [u8; STATE_LEN] {
         let mut out = [0; STATE_LEN];
-        let flags = if self.unsettled { UNSETTLED } else { 0 };
+        let flags = flag(self.unsettled, UNSETTLED) | flag(self.lowered, LOWERED);
         let mut w = Writer::new(&mut out);
-        w.u64(self.size).u64(self.min_size).u32(flags).u32(self.epoch);
+        w.u64(self.size).u64(self.min_size).u32(flags).u32(self.epoch).u32(self.settled_epoch);
         for floor in self.floors {
             w.u32(floor);
         }
@@ -55,14 +73,23 @@ impl FileState {
     pub fn parse(bytes: &[u8; STATE_LEN]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let (size, min_size, flags, epoch) = (r.u64()?, r.u64()?, r.u32()?, r.u32()?);
-        if flags & !UNSETTLED != 0 {
+        let settled_epoch = r.u32()?;
+        if flags & !(UNSETTLED | LOWERED) != 0 {
             return Err(FormatError::Impossible);
         }
         let mut floors = [0; TABLE_LEN];
         for floor in &mut floors {
             *floor = r.u32()?;
         }
-        Ok(Self { size, min_size, unsettled: flags & UNSETTLED != 0, epoch, floors })
+        Ok(Self {
+            size,
+            min_size,
+            unsettled: flags & UNSETTLED != 0,
+            lowered: flags & LOWERED != 0,
+            epoch,
+            settled_epoch,
+            floors,
+        })
     }
 }
 
@@ -74,6 +101,8 @@ pub struct VolumeState {
     pub epochs_reserved: u32,
     /// The last read-write mount ended properly and nothing is left to recover.
     pub clean: bool,
+    /// Every file was settled then: one that says otherwise shows an old header.
+    pub all_settled: bool,
     /// Unix time in seconds at which the first mount began that did not end properly.
     pub unclean_since: i64,
     /// ARN of the master key for new files where no directory says otherwise.
@@ -88,7 +117,7 @@ impl VolumeState {
     pub fn encode(&self) -> Result<[u8; STATE_LEN], FormatError> {
         let mut out = [0; STATE_LEN];
         let mut w = Writer::new(&mut out);
-        w.u32(self.epochs_reserved).u32(if self.clean { CLEAN } else { 0 });
+        w.u32(self.epochs_reserved).u32(flag(self.clean, CLEAN) | flag(self.all_settled, ALL_SETTLED));
         w.u64(self.unclean_since.cast_unsigned());
         write_reference(&mut w, &self.default_key)?;
         Ok(out)
@@ -101,12 +130,13 @@ impl VolumeState {
     pub fn parse(bytes: &[u8; STATE_LEN]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let (epochs_reserved, flags, since) = (r.u32()?, r.u32()?, r.u64()?);
-        if flags & !CLEAN != 0 {
+        if flags & !(CLEAN | ALL_SETTLED) != 0 {
             return Err(FormatError::Impossible);
         }
         Ok(Self {
             epochs_reserved,
             clean: flags & CLEAN != 0,
+            all_settled: flags & ALL_SETTLED != 0,
             unclean_since: since.cast_signed(),
             default_key: read_reference(&mut r)?,
         })
@@ -140,6 +170,10 @@ impl DirectoryState {
     }
 }
 
+fn flag(set: bool, flag: u32) -> u32 {
+    if set { flag } else { 0 }
+}
+
 fn write_reference(w: &mut Writer<'_>, reference: &str) -> Result<(), FormatError> {
     if reference.len() > MAX_KEY_REFERENCE_LEN {
         return Err(FormatError::Impossible);
@@ -166,11 +200,13 @@ mod tests {
         let mut file = FileState::new(9);
         file.size = 1 << 40;
         file.min_size = 77;
+        file.settled_epoch = 8;
         file.floors[TABLE_LEN - 1] = u32::MAX;
         assert_eq!(FileState::parse(&file.encode()), Ok(file));
         let volume = VolumeState {
             epochs_reserved: 512,
             clean: true,
+            all_settled: false,
             unclean_since: -5,
             default_key: "arn:aws:kms:local:000000000000:key/x".into(),
         };
@@ -182,7 +218,7 @@ mod tests {
     #[test]
     fn flags_of_a_newer_program_are_refused() {
         let mut bytes = FileState::new(1).encode();
-        bytes[16] |= 2;
+        bytes[16] |= 4;
         assert_eq!(FileState::parse(&bytes), Err(FormatError::Impossible));
     }
 }

@@ -43,15 +43,40 @@ impl UnitHead {
     pub fn is_blank(&self) -> bool {
         self.epoch == 0 && self.nonce == [0; NONCE_LEN] && self.tag == [0; TAG_LEN]
     }
+}
 
-    /// Checks the epoch against what the header and the map say.
+/// Which epochs a chunk or map page may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochBounds {
+    /// The oldest, from the map; zero where none was written when the file was last settled.
+    pub floor: u32,
+    /// What has no floor is newer than this.
+    pub settled: u32,
+    /// The newest.
+    pub ceiling: u32,
+}
+
+impl EpochBounds {
+    /// Checks that there may be nothing.
     ///
     /// # Errors
-    /// [`FormatError::Replayed`] under the floor, [`FormatError::Forged`] above the ceiling.
-    pub fn check_epoch(&self, floor: u32, ceiling: u32) -> Result<(), FormatError> {
-        match self.epoch {
-            epoch if epoch < floor => Err(FormatError::Replayed),
-            epoch if epoch > ceiling => Err(FormatError::Forged),
+    /// [`FormatError::Erased`] where there was something.
+    pub fn check_hole(self) -> Result<(), FormatError> {
+        if self.floor == 0 { Ok(()) } else { Err(FormatError::Erased) }
+    }
+
+    /// Checks an epoch.
+    ///
+    /// # Errors
+    /// [`FormatError::Replayed`] if it is too old, [`FormatError::Forged`] if it is too new.
+    pub fn check(self, epoch: u32) -> Result<(), FormatError> {
+        let old = match self.floor {
+            0 => epoch <= self.settled,
+            floor => epoch < floor,
+        };
+        match epoch {
+            _ if old => Err(FormatError::Replayed),
+            epoch if epoch > self.ceiling => Err(FormatError::Forged),
             _ => Ok(()),
         }
     }
@@ -105,16 +130,15 @@ pub fn open_map(
     key: &Key,
     page: MapPage,
     bytes: &[u8; PAGE_LEN],
-    floor: u32,
-    ceiling: u32,
+    bounds: EpochBounds,
 ) -> Result<MapTable, FormatError> {
     let mut table = [0; ENTRIES as usize];
     if bytes.iter().all(|&b| b == 0) {
-        return if floor == 0 { Ok(table) } else { Err(FormatError::Erased) };
+        return bounds.check_hole().map(|()| table);
     }
     let Some((head, ciphertext)) = bytes.split_first_chunk() else { return Err(FormatError::Impossible) };
     let head = UnitHead::parse(head);
-    head.check_epoch(floor, ceiling)?;
+    bounds.check(head.epoch)?;
     let mut plaintext = [0; PAGE_LEN - UNIT_HEAD_LEN];
     open_one(key, &head.nonce, &map_aad(page, head.epoch), ciphertext, &mut plaintext, &head.tag)?;
     for (entry, bytes) in table.iter_mut().zip(plaintext.as_chunks::<4>().0) {
@@ -134,13 +158,17 @@ mod tests {
         let mut table = [0; ENTRIES as usize];
         table[1015] = 77;
         let sealed = seal_map(&key, page, 5, &table).unwrap();
-        assert_eq!(open_map(&key, page, &sealed, 5, 5), Ok(table));
-        assert_eq!(open_map(&key, page, &sealed, 6, 9), Err(FormatError::Replayed));
-        assert_eq!(open_map(&key, page, &sealed, 0, 4), Err(FormatError::Forged));
+        let bounds = |floor, settled, ceiling| EpochBounds { floor, settled, ceiling };
+        let open = |page, bytes, bounds| open_map(&key, page, bytes, bounds);
+        assert_eq!(open(page, &sealed, bounds(5, 0, 5)), Ok(table));
+        assert_eq!(open(page, &sealed, bounds(6, 0, 9)), Err(FormatError::Replayed));
+        assert_eq!(open(page, &sealed, bounds(0, 4, 9)), Ok(table));
+        assert_eq!(open(page, &sealed, bounds(0, 5, 9)), Err(FormatError::Replayed));
+        assert_eq!(open(page, &sealed, bounds(0, 0, 4)), Err(FormatError::Forged));
         for elsewhere in [MapPage { level: 2, index: 3 }, MapPage { level: 1, index: 4 }] {
-            assert_eq!(open_map(&key, elsewhere, &sealed, 0, 9), Err(FormatError::Forged));
+            assert_eq!(open(elsewhere, &sealed, bounds(0, 0, 9)), Err(FormatError::Forged));
         }
-        assert_eq!(open_map(&key, page, &[0; PAGE_LEN], 1, 9), Err(FormatError::Erased));
-        assert_eq!(open_map(&key, page, &[0; PAGE_LEN], 0, 9), Ok([0; ENTRIES as usize]));
+        assert_eq!(open(page, &[0; PAGE_LEN], bounds(1, 0, 9)), Err(FormatError::Erased));
+        assert_eq!(open(page, &[0; PAGE_LEN], bounds(0, 3, 9)), Ok([0; ENTRIES as usize]));
     }
 }

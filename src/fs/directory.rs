@@ -1,6 +1,6 @@
 //! Directory records: which id a directory has and which master key new files in it get.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -16,7 +16,7 @@ use crate::format::page::Page;
 use crate::format::slot::Wrapped;
 use crate::format::state::DirectoryState;
 use crate::format::{DIRECTORY_NAME, FormatError, Id, PAGE_LEN};
-use crate::names::{self, Entry};
+use crate::names::{self, Entry, MAX_SIDECAR_LEN, sidecar_of};
 use crate::secret::Key;
 use crate::sys;
 
@@ -199,14 +199,12 @@ fn open_record(fd: impl AsFd, flags: OFlags) -> FsResult<File> {
 /// needs no old id.
 fn recover(volume: &Volume, fd: impl AsFd, why: FormatError) -> FsResult<Directory> {
     let names = backing_names(fd.as_fd())?;
-    let sample = names
-        .iter()
-        .find(|name| !matches!(names::open(&volume.keys.directory, name), Entry::Reserved | Entry::Long));
-    let found = match sample {
-        None => Some(Id::random()?),
-        Some(sample) => candidates(fd.as_fd(), &names)
-            .into_iter()
-            .find(|id| matches!(names::open(&volume.keys.names(*id), sample), Entry::Name(_))),
+    let is_entry = |name: &OsString| !matches!(names::open(&volume.keys.directory, name), Entry::Reserved);
+    let found = if names.iter().any(is_entry) {
+        let proves = |id: &Id, name: &OsString| opens(&volume.keys.names(*id), fd.as_fd(), name);
+        candidates(fd.as_fd(), &names).into_iter().find(|id| names.iter().any(|name| proves(id, name)))
+    } else {
+        Some(Id::random()?)
     };
     let path = sys::path_of(fd.as_fd());
     let Some(id) = found else {
@@ -218,6 +216,29 @@ fn recover(volume: &Volume, fd: impl AsFd, why: FormatError) -> FsResult<Directo
         return Ok(Directory { id, names: volume.keys.names(id), record: RwLock::new(record) });
     }
     Directory::create_with(volume, fd, id, record)
+}
+
+/// Whether a backing name, or its sidecar, opens under a directory's key.
+fn opens(key: &Key, fd: impl AsFd, name: &OsStr) -> bool {
+    match names::open(key, name) {
+        Entry::Name(_) => true,
+        Entry::Long => read_sidecar(fd, name).is_ok_and(|s| names::open_sidecar(key, name, &s).is_ok()),
+        Entry::Reserved | Entry::Foreign => false,
+    }
+}
+
+/// The contents of the sidecar of an entry with a long name.
+///
+/// # Errors
+/// As open(2) and read(2).
+pub(super) fn read_sidecar(fd: impl AsFd, stored: &OsStr) -> FsResult<Vec<u8>> {
+    let name = sidecar_of(&stored.to_string_lossy());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(fd, name, flags, Mode::empty())?);
+    let mut sidecar = vec![0; MAX_SIDECAR_LEN];
+    let len = Backing::read_at(&file, &mut sidecar, 0)?;
+    sidecar.truncate(len);
+    Ok(sidecar)
 }
 
 fn candidates(fd: impl AsFd, names: &[OsString]) -> Vec<Id> {

@@ -23,7 +23,7 @@ mod volume;
 mod watcher;
 mod xattr;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -83,6 +83,8 @@ pub struct Fs {
     settler: Settler,
     /// Directories whose records a later fsync has to make durable.
     unsynced_records: Mutex<Vec<Arc<Inode>>>,
+    /// Inodes of files that this mount has changed and could not settle when it let go of them.
+    unsettled: Mutex<HashSet<u64>>,
     /// Everything from an earlier crash has been looked at.
     recovered: AtomicBool,
     kernel: RwLock<Option<Arc<dyn KernelCache>>>,
@@ -112,6 +114,7 @@ impl Fs {
             next_handle: AtomicU64::new(1),
             settler: Settler::new(descriptors / 4),
             unsynced_records: Mutex::default(),
+            unsettled: Mutex::default(),
             recovered: AtomicBool::new(!volume.is_recovering()),
             kernel: RwLock::new(None),
             mountpoint: mountpoint.to_owned(),
@@ -142,7 +145,10 @@ impl Fs {
         }
         self.settle_all();
         self.volume.sync()?;
-        Ok(self.volume.end_mount(self.recovered.load(Ordering::Acquire))?)
+        let recovered = self.recovered.load(Ordering::Acquire);
+        // Files that were left unsettled by an earlier mount are known by no number.
+        let all_settled = self.unsettled.lock().is_empty() && (self.volume.began_settled() || recovered);
+        Ok(self.volume.end_mount(recovered, all_settled)?)
     }
 
     fn new_handle_number(&self) -> u64 {

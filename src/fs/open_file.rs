@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{MutexGuard, RwLock};
 use rustix::fs::{Mode, OFlags};
 
-use super::inode::Inode;
+use super::inode::{Inode, Opening};
 use super::keys::{Gate, file_context};
 use super::{Fs, FsError, FsResult};
 use crate::chunk::{Backing, ChunkError, Integrity, Opened, SealedFile};
@@ -211,9 +211,7 @@ impl Fs {
             return;
         }
         if open.sealed.is_settled() || self.volume.read_only || inode.links() == 0 {
-            opening.file = None;
-            drop(opening);
-            self.inodes.forget(inode.ino, 0);
+            self.let_go(inode, opening);
         } else {
             open.last_use.store(self.settler.now(), Ordering::Relaxed);
             drop(opening);
@@ -221,12 +219,35 @@ impl Fs {
         }
     }
 
+    /// Lets go of an open file that nobody uses.
+    pub(super) fn let_go(&self, inode: &Inode, mut opening: MutexGuard<'_, Opening>) {
+        let settled = opening.file.take().is_none_or(|open| open.sealed.is_settled());
+        let mut unsettled = self.unsettled.lock();
+        if settled || inode.links() == 0 {
+            unsettled.remove(&inode.ino);
+        } else if !self.volume.read_only {
+            unsettled.insert(inode.ino);
+        }
+        drop(unsettled);
+        drop(opening);
+        self.inodes.forget(inode.ino, 0);
+    }
+
+    /// How far a file that is not open now is to be believed.
+    fn integrity_of(&self, inode: &Inode) -> Integrity {
+        if !self.recovered.load(Ordering::Acquire) {
+            Integrity::Recovering
+        } else if self.volume.began_settled() && !self.unsettled.lock().contains(&inode.ino) {
+            Integrity::Settled
+        } else {
+            Integrity::Strict
+        }
+    }
+
     /// Opens an inode's backing file and unwraps its data key.
     fn read_in(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
         let disk = Disk::open(inode, want_write, self.volume.read_only)?;
-        let changed = rustix::fs::fstat(&*inode.fd()?)?.st_ctime;
-        let integrity =
-            if self.volume.may_be_interrupted(changed) { Integrity::Recovering } else { Integrity::Strict };
+        let integrity = self.integrity_of(inode);
         let mut gate = None;
         let opened = SealedFile::open(disk, integrity, |head, wrapped| {
             if head.volume != self.volume.id {

@@ -2,19 +2,17 @@
 //! go.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
 use super::attr::FileKind;
-use super::directory::{Directory, open_listing};
+use super::directory::{Directory, open_listing, read_sidecar};
 use super::inode::Inode;
 use super::{Attr, Fs, FsError, FsResult};
-use crate::chunk::Backing;
-use crate::names::{self, Entry, MAX_SIDECAR_LEN, sidecar_of};
+use crate::names::{self, Entry};
 use crate::sys;
 
 /// One entry of a directory.
@@ -143,21 +141,11 @@ fn open_name(parent: &Inode, directory: &Directory, stored: &OsStr) -> Option<Ve
         Entry::Name(name) => Some(name),
         Entry::Reserved => None,
         Entry::Foreign => foreign("not a name of this directory"),
-        Entry::Long => match read_sidecar(parent, stored) {
+        Entry::Long => match parent.fd().and_then(|fd| read_sidecar(&*fd, stored)) {
             Ok(sidecar) => names::open_sidecar(&directory.names, stored, &sidecar)
                 .ok()
                 .or_else(|| foreign("its sidecar is not its own")),
             Err(_) => foreign("its sidecar is missing"),
         },
     }
-}
-
-fn read_sidecar(parent: &Inode, stored: &OsStr) -> FsResult<Vec<u8>> {
-    let name = sidecar_of(&stored.to_string_lossy());
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(&*parent.fd()?, name, flags, Mode::empty())?);
-    let mut sidecar = vec![0; MAX_SIDECAR_LEN];
-    let len = Backing::read_at(&file, &mut sidecar, 0)?;
-    sidecar.truncate(len);
-    Ok(sidecar)
 }

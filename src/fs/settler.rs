@@ -200,15 +200,13 @@ impl Fs {
     /// Lets go of a file that is settled, or that cannot be now; one that changed meanwhile waits
     /// again.
     fn finish_job(&self, inode: &Arc<Inode>) {
-        let mut opening = inode.opening();
+        let opening = inode.opening();
         let Some(open) = &opening.file else { return };
         if opening.handles > 0 {
             return;
         }
         if open.sealed.is_settled() || open.gate.check_program().is_err() || inode.links() == 0 {
-            opening.file = None;
-            drop(opening);
-            self.inodes.forget(inode.ino, 0);
+            self.let_go(inode, opening);
         } else if open.keys.read().is_some() {
             open.last_use.store(self.settler.now(), Ordering::Relaxed);
             drop(opening);

@@ -76,6 +76,8 @@ pub struct Volume {
     /// Files changed since then may have been interrupted by a crash; `None` on a volume that was
     /// unmounted properly.
     recover_since: Option<i64>,
+    /// Every file was settled when this mount began.
+    began_settled: bool,
     /// Least epoch for this mount: above all that were used before it.
     base_epoch: u32,
     reserved: AtomicU32,
@@ -106,7 +108,8 @@ impl Volume {
         let made = provider.generate_data_key(&own_key.key_id.to_string(), &context(id))?;
         let keys = VolumeKeys::derive(&made.plaintext, id);
         let wrapped = Wrapped { key_arn: made.key_arn, key_version: made.key_version, blob: made.blob };
-        let state = VolumeState { epochs_reserved: 1, clean: true, unclean_since: 0, default_key };
+        let state =
+            VolumeState { epochs_reserved: 1, clean: true, all_settled: true, unclean_since: 0, default_key };
         let page = state
             .encode()
             .and_then(|state| {
@@ -164,6 +167,7 @@ impl Volume {
             read_only,
             root,
             recover_since,
+            began_settled: state.clean && state.all_settled,
             base_epoch: state.epochs_reserved.max(1),
             reserved: AtomicU32::new(state.epochs_reserved),
             page: Mutex::new(VolumePage { head: page.head, sequence, wrapped, state, files }),
@@ -222,17 +226,23 @@ impl Volume {
         self.update(&mut self.page.lock(), |state| arn.clone_into(&mut state.default_key))
     }
 
-    /// Durably notes that the mount ended properly: every file is settled and durable. `recovered`
-    /// says that nothing from an earlier crash is left either.
+    /// Whether every file was settled when this mount began.
+    pub fn began_settled(&self) -> bool {
+        self.began_settled
+    }
+
+    /// Durably notes that the mount ended properly: everything is durable, and every file is
+    /// settled if `all_settled`. `recovered` says that nothing from an earlier crash is left.
     ///
     /// # Errors
     /// When the page cannot be written.
-    pub fn end_mount(&self, recovered: bool) -> io::Result<()> {
+    pub fn end_mount(&self, recovered: bool, all_settled: bool) -> io::Result<()> {
         if self.read_only || (self.is_recovering() && !recovered) {
             return Ok(());
         }
         self.update(&mut self.page.lock(), |state| {
             state.clean = true;
+            state.all_settled = all_settled;
             state.unclean_since = 0;
         })
     }

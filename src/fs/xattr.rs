@@ -24,7 +24,7 @@ use crate::crypto::wrap::{open_into, seal_into};
 use crate::crypto::{NONCE_LEN, TAG_LEN};
 use crate::format::head::Kind;
 use crate::format::page::Page;
-use crate::format::{PAGE_LEN, SEALED_XATTR_PREFIX};
+use crate::format::{Id, PAGE_LEN, SEALED_XATTR_PREFIX};
 use crate::secret::Key;
 use crate::sys;
 
@@ -78,7 +78,7 @@ impl Fs {
             n if n == INFO_XATTR.as_bytes() => self.info(&inode),
             n if n.starts_with(USER_PREFIX) => {
                 let stored = read_backing(&inode, &self.backing_name(n))?;
-                self.with_value_key(&inode, |key| open_value(key, n, &stored))
+                self.with_value_key(&inode, |key, object| open_value(key, object, n, &stored))
             }
             _ => read_backing(&inode, name),
         }
@@ -101,7 +101,8 @@ impl Fs {
                 if value.len() > MAX_VALUE_LEN {
                     return Err(FsError::new(libc::E2BIG));
                 }
-                let sealed = self.with_value_key(&inode, |key| self.seal_attribute(key, n, value))?;
+                let sealed =
+                    self.with_value_key(&inode, |key, object| self.seal_attribute(key, object, n, value))?;
                 Ok(rustix::fs::setxattr(path, self.backing_name(n).as_bytes(), &sealed, flags)?)
             }
             n => Ok(rustix::fs::setxattr(path, n, value, flags)?),
@@ -125,8 +126,10 @@ impl Fs {
         for stored in list_backing(&inode)?.split(|&b| b == 0).filter(|name| !name.is_empty()) {
             if stored.starts_with(SEALED_XATTR_PREFIX.as_bytes()) {
                 let value = read_backing(&inode, OsStr::from_bytes(stored))?;
-                if let Some(name) = self.open_attribute_name(&value) {
-                    add(&name);
+                let name = self.open_attribute_name(&value);
+                match name.filter(|name| self.backing_name(name).as_bytes() == stored) {
+                    Some(name) => add(&name),
+                    None => tracing::warn!("{}: a damaged attribute is left out", inode.path()),
                 }
             } else if !stored.starts_with(OWN_PREFIX) {
                 add(stored);
@@ -235,26 +238,28 @@ impl Fs {
         format!("{SEALED_XATTR_PREFIX}{}", BASE64URL_NOPAD.encode(&hash[..16])).into()
     }
 
-    /// Runs `f` with the key that seals values: a file's own, else the volume's.
-    fn with_value_key<R>(&self, inode: &Arc<Inode>, f: impl FnOnce(&Key) -> FsResult<R>) -> FsResult<R> {
+    /// Runs `f` with the key that seals values, a file's own or else the volume's, and the id of the
+    /// file or directory.
+    fn with_value_key<R>(&self, inode: &Arc<Inode>, f: impl FnOnce(&Key, Id) -> FsResult<R>) -> FsResult<R> {
         if inode.kind != FileKind::Regular {
-            return f(&self.volume.keys.directory_xattr);
+            return f(&self.volume.keys.directory_xattr, inode.directory(&self.volume)?.id);
         }
         let open = self.open_file(inode, false)?;
-        let result = open.keys(self, Access::Program).and_then(|keys| f(&keys.xattr));
+        let object = open.sealed.head().object;
+        let result = open.keys(self, Access::Program).and_then(|keys| f(&keys.xattr, object));
         self.close_file(inode);
         result
     }
 
     /// Sealed name behind its length, then the sealed value.
-    fn seal_attribute(&self, key: &Key, name: &[u8], value: &[u8]) -> FsResult<Vec<u8>> {
+    fn seal_attribute(&self, key: &Key, object: Id, name: &[u8], value: &[u8]) -> FsResult<Vec<u8>> {
         let name_len = name.len() + SEAL_OVERHEAD;
         let mut out = vec![0; 2 + name_len + value.len() + SEAL_OVERHEAD];
         let (len, rest) = out.split_at_mut(2);
         let (sealed_name, sealed_value) = rest.split_at_mut(name_len);
         len.copy_from_slice(&(name_len as u16).to_le_bytes());
         seal_into(&self.volume.keys.xattr_names, LABEL, name, sealed_name)?;
-        seal_into(key, &value_aad(name), value, sealed_value)?;
+        seal_into(key, &value_aad(object, name), value, sealed_value)?;
         Ok(out)
     }
 
@@ -266,25 +271,26 @@ impl Fs {
     }
 }
 
-fn open_value(key: &Key, name: &[u8], stored: &[u8]) -> FsResult<Vec<u8>> {
+fn open_value(key: &Key, object: Id, name: &[u8], stored: &[u8]) -> FsResult<Vec<u8>> {
     let damaged = || FsError::damaged("a damaged extended attribute");
     let mut r = Reader::new(stored);
     r.string16().map_err(|_| damaged())?;
     let len = r.rest().len().checked_sub(SEAL_OVERHEAD).ok_or_else(damaged)?;
     let mut value = vec![0; len];
-    open_into(key, &value_aad(name), r.rest(), &mut value).map_err(|_| damaged())?;
+    open_into(key, &value_aad(object, name), r.rest(), &mut value).map_err(|_| damaged())?;
     Ok(value)
 }
 
-fn value_aad(name: &[u8]) -> Vec<u8> {
-    [LABEL, b" value ", name].concat()
+/// Binds a value to its name and to the file or directory.
+fn value_aad(object: Id, name: &[u8]) -> Vec<u8> {
+    [LABEL, b" value ", &object.0, name].concat()
 }
 
 fn read_backing(inode: &Inode, name: &OsStr) -> FsResult<Vec<u8>> {
     let fd = inode.fd()?;
     let path = sys::proc_path(&*fd);
     loop {
-        let len = rustix::fs::getxattr(&path, name, &mut [0u8; 0])?;
+        let len = rustix::fs::getxattr_query(&path, name)?;
         let mut value = vec![0; len];
         match rustix::fs::getxattr(&path, name, &mut value) {
             Ok(len) => {
@@ -302,7 +308,7 @@ fn list_backing(inode: &Inode) -> FsResult<Vec<u8>> {
     let fd = inode.fd()?;
     let path = sys::proc_path(&*fd);
     loop {
-        let len = match rustix::fs::listxattr(&path, &mut [0u8; 0]) {
+        let len = match rustix::fs::listxattr_query(&path) {
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
             len => len?,
         };
