@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::buffer::with_plaintext;
 use super::file::{SealedFile, Shape};
 use super::map::Floors;
 use super::read::runs;
@@ -99,19 +100,16 @@ impl<B: Backing> SealedFile<B> {
         Ok(())
     }
 
-    /// Writes zeros over a part of a chunk; a hole stays one.
+    /// Writes zeros over parts of chunks, each with one write.
     fn zero<E: From<ChunkError>>(
         &self,
         keys: &FileKeys,
         range: Range<u64>,
         next_epoch: &impl Fn(u32) -> Result<u32, E>,
     ) -> Result<(), E> {
-        const ZEROS: [u8; 4096] = [0; 4096];
-        let mut at = range.start;
-        while at < range.end {
-            let len = (range.end - at).min(ZEROS.len() as u64) as usize;
-            self.write(keys, at, &ZEROS[..len], next_epoch)?;
-            at += len as u64;
+        for piece in self.layout.pieces(range.start, range.end - range.start) {
+            let at = piece.chunk * self.layout.payload() + piece.start as u64;
+            with_plaintext(piece.len, |zeros| self.write(keys, at, zeros, next_epoch))?;
         }
         Ok(())
     }

@@ -167,6 +167,9 @@ impl<B: Backing> SealedFile<B> {
             if mark[..read].iter().all(|&b| b == 0) {
                 return Ok(false);
             }
+            // Not before the shrink itself is durable: else a crash could leave the longer file with
+            // a unit that begins with zeros.
+            self.sync(true)?;
             mark.fill(0);
             self.backing.write_at(mark, offset)?;
             Ok(true)
