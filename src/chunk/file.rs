@@ -38,6 +38,10 @@ pub struct SealedFile<B> {
     /// Map pages that were written since the last settling, and so are newer than the floor that
     /// the level above has for them. Taken last.
     pub(super) rewritten: Mutex<BTreeSet<MapPage>>,
+    /// A hole was punched since the last flush.
+    pub(super) hole_pending: AtomicBool,
+    /// Floors were lowered in map pages, which may not be durable.
+    pub(super) lowering_pending: AtomicBool,
     /// A write failed halfway: which chunks it reached is not known.
     pub(super) uncertain: AtomicBool,
     /// Counts writes and changes of shape, so that settling can tell that none came in between.
@@ -185,7 +189,12 @@ impl<B: Backing> SealedFile<B> {
     /// # Errors
     /// As fsync(2).
     pub fn sync(&self, data_only: bool) -> Result<(), ChunkError> {
-        Ok(self.backing.sync(data_only)?)
+        let hole_pending = self.hole_pending.swap(false, Ordering::SeqCst);
+        let synced = self.backing.sync(data_only);
+        if synced.is_err() {
+            self.hole_pending.fetch_or(hole_pending, Ordering::SeqCst);
+        }
+        Ok(synced?)
     }
 
     /// Seals and writes the header page as `shape` has it. Not durable before a flush.
@@ -248,6 +257,8 @@ impl<B: Backing> SealedFile<B> {
             maps: MapCache::default(),
             rewritten: Mutex::default(),
             uncertain: AtomicBool::new(false),
+            lowering_pending: AtomicBool::new(false),
+            hole_pending: AtomicBool::new(false),
             changes: AtomicU64::new(0),
         }
     }

@@ -92,6 +92,7 @@ impl<B: Backing> SealedFile<B> {
         self.join_session(&mut shape, keys, next_epoch)?;
         self.lower_floors(&mut shape, keys, whole.clone())?;
         self.changes.fetch_add(1, Ordering::Relaxed);
+        self.hole_pending.store(true, Ordering::SeqCst);
         for run in runs(whole.clone()) {
             let len = (run.end - run.start) * self.layout.unit();
             self.backing.punch(self.layout.unit_offset(run.start), len).map_err(ChunkError::Io)?;
@@ -118,29 +119,48 @@ impl<B: Backing> SealedFile<B> {
     fn lower_floors(&self, shape: &mut Shape, keys: &FileKeys, chunks: Range<u64>) -> Result<(), ChunkError> {
         let end = chunks.end.min(shape.promised_chunks(self.layout));
         let chunks = chunks.start.min(end)..end;
-        let tables = self.lower_map_floors(shape, keys, chunks.start.max(INLINE)..chunks.end)?;
         let inline = chunks.start.min(INLINE) as usize..chunks.end.min(INLINE) as usize;
         let promised = shape.state.floors;
         shape.state.floors[inline].fill(0);
+        let tables = self.lowered_tables(shape, keys, chunks.start.max(INLINE)..chunks.end)?;
         if shape.state.floors == promised && tables.is_empty() {
-            return Ok(());
+            return self.finish_lowering();
         }
-        shape.state.lowered = true;
-        let lowered = self.write_header(shape, keys).and_then(|()| self.sync(true));
-        match lowered {
-            Ok(()) => tables.into_iter().for_each(|(page, table)| self.maps.insert(page, table)),
-            Err(_) => shape.state.floors = promised,
+        // The header first: what has lost its floor, but is still there, needs its word.
+        let was_lowered = std::mem::replace(&mut shape.state.lowered, true);
+        if !was_lowered || shape.state.floors != promised {
+            let lowered = self.write_header(shape, keys).and_then(|()| self.sync(true));
+            if let Err(error) = lowered {
+                shape.state.floors = promised;
+                shape.state.lowered = was_lowered;
+                return Err(error);
+            }
         }
-        lowered
+        for (page, table) in tables {
+            self.lowering_pending.store(true, Ordering::SeqCst);
+            let sealed = seal_map(&keys.header, page, shape.state.epoch, &table)?;
+            self.rewritten.lock().insert(page);
+            self.backing.write_at(&sealed, self.layout.map_offset(page))?;
+            self.maps.insert(page, Arc::new(table));
+        }
+        self.finish_lowering()
     }
 
-    /// Writes the map pages that promise some of `chunks` without those promises.
-    fn lower_map_floors(
+    fn finish_lowering(&self) -> Result<(), ChunkError> {
+        if self.lowering_pending.load(Ordering::SeqCst) {
+            self.sync(true)?;
+            self.lowering_pending.store(false, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// The map pages that promise some of `chunks`, without those promises.
+    fn lowered_tables(
         &self,
         shape: &Shape,
         keys: &FileKeys,
         chunks: Range<u64>,
-    ) -> Result<Vec<(MapPage, Arc<MapTable>)>, ChunkError> {
+    ) -> Result<Vec<(MapPage, MapTable)>, ChunkError> {
         let mut lowered = Vec::new();
         for run in runs(chunks) {
             let FloorAt::Map(page, first) = self.layout.floor_of_chunk(run.start) else { continue };
@@ -151,10 +171,7 @@ impl<B: Backing> SealedFile<B> {
             }
             let mut table = *old;
             table[entries].fill(0);
-            let sealed = seal_map(&keys.header, page, shape.state.epoch, &table)?;
-            self.backing.write_at(&sealed, self.layout.map_offset(page))?;
-            self.rewritten.lock().insert(page);
-            lowered.push((page, Arc::new(table)));
+            lowered.push((page, table));
         }
         Ok(lowered)
     }

@@ -133,6 +133,10 @@ impl<B: Backing> SealedFile<B> {
     fn clear_tail(&self, shape: &mut Shape, keys: &FileKeys) -> Result<(), ChunkError> {
         let used = (shape.size % self.layout.payload()) as usize;
         if !shape.tail_is_zero && used != 0 {
+            // What looks cleared may be a hole that is not on disk yet.
+            if self.hole_pending.load(Ordering::SeqCst) {
+                self.sync(true)?;
+            }
             // Durably, before the end moves: a crash must not bring back what was cut off, nor
             // make half a unit part of the file.
             if self.clear_last_chunk(shape, keys, used)? | self.clear_tail_mark(shape, used)? {
