@@ -78,12 +78,7 @@ fn plan(global: &Global, mount: &Mount) -> CliResult<Plan> {
         return Err(VolumeError::NotAVolume(volume.display().to_string()).into());
     }
     let mountpoint = check_mountpoint(&mount.mountpoint, &volume, &options)?;
-    if !Path::new(FUSE).exists() {
-        return Err(CliError::new(
-            Code::NoFuse,
-            format!("there is no {FUSE}; load the kernel module with 'modprobe fuse'"),
-        ));
-    }
+    check_fuse()?;
     let store = dir(global)?;
     let secret = if is_served(&store) {
         None
@@ -185,8 +180,12 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
         KeyStore::Served(_) => None,
     };
     let watching = provider.attach(Arc::new(Watcher(Arc::clone(&fs))))?;
-    let mounted = Mounted::new(Arc::clone(&fs), &plan.volume, &plan.mountpoint, &plan.options)
-        .map_err(|e| no_mount(&plan.mountpoint, &e))?;
+    let mounted =
+        Mounted::new(Arc::clone(&fs), &plan.volume, &plan.mountpoint, &plan.options).map_err(|e| {
+            // Else the next mount would take the volume for one that crashed.
+            let _ = fs.shut_down();
+            no_mount(&plan.mountpoint, &e)
+        })?;
     let signalled = on_signals(mounted.ender()).map_err(|e| unexpected("handling signals", &e))?;
     tracing::info!("{} is mounted at {}", plan.volume.display(), plan.mountpoint.display());
     ready()?;
@@ -214,10 +213,6 @@ fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {
         Some(libc::ENODEV | libc::ENOENT) => {
             CliError::new(Code::NoFuse, format!("FUSE is not available: {}; install fuse3", words(error)))
         }
-        Some(libc::EPERM | libc::EACCES) if !may_use(FUSE) => CliError::new(
-            Code::NoFuse,
-            format!("{FUSE} may not be opened by this user; let root 'chmod 666 {FUSE}', as udev does"),
-        ),
         Some(libc::EPERM | libc::EACCES) => CliError::new(
             Code::NoFuse,
             format!(
@@ -238,9 +233,14 @@ fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {
     }
 }
 
-/// Whether this process may read and write a device.
-fn may_use(device: &str) -> bool {
-    File::options().read(true).write(true).open(device).is_ok()
+/// Found out before the volume is touched: a mount that fails has to note that it ended.
+fn check_fuse() -> CliResult<()> {
+    let Err(error) = File::options().read(true).write(true).open(FUSE) else { return Ok(()) };
+    let next = match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => format!("let root 'chmod 666 {FUSE}', as udev does"),
+        _ => "load the kernel module with 'modprobe fuse'".to_owned(),
+    };
+    Err(CliError::new(Code::NoFuse, format!("{FUSE}: {}; {next}", words(&error))))
 }
 
 /// Ends the mount on SIGTERM and SIGINT; the flag says that one came.
