@@ -66,6 +66,7 @@ pub(super) fn assign(key: &str, directory: &Path, output: &Output) -> CliResult<
     output.print(&assigned, |a| {
         let below = match a.subdirectories {
             0 => String::new(),
+            1 => " and a directory below it".to_owned(),
             n => format!(" and {n} directories below it"),
         };
         vec![format!("new files in {}{below} get {}", a.directory.display(), a.key_arn)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::args::{CreateKey, Global};
 use super::exit::{CliError, CliResult, Code};
 use super::key_store::KeyStore;
-use super::output::{Output, fields, table};
+use super::output::{Output, count, fields, table};
 use crate::kms::api::{
     KeyRequest, ListAliasesRequest, ListAliasesResponse, ListKeysRequest, ListKeysResponse, StateResponse,
 };
@@ -128,7 +128,8 @@ fn change(global: &Global, key: &str, operation: &str, done: &str, output: &Outp
     output.print(&response, |response| {
         let mut lines = vec![format!("{done} {id}")];
         lines.extend(response.mounts.iter().filter(|mount| mount.files > 0).map(|mount| {
-            format!("cut off at {}: {} open files, {} handles", mount.mount, mount.files, mount.handles)
+            let (files, handles) = (count(mount.files, "open file"), count(mount.handles, "handle"));
+            format!("cut off at {}: {files}, {handles}", mount.mount)
         }));
         lines
     })
