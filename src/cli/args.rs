@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::key_store::DEFAULT_ALIAS;
+
 /// Encrypt a directory, file by file, under keys that can be switched off.
 ///
 /// A volume is a directory of ciphertext. Mounted, it is a normal directory: every file in it has
@@ -91,7 +93,7 @@ pub(super) struct Init {
     /// Directory for the ciphertext
     pub(super) dir: PathBuf,
     /// Master key for new files
-    #[arg(long, value_name = "KEY", default_value = "alias/default")]
+    #[arg(long, value_name = "KEY", default_value = DEFAULT_ALIAS)]
     pub(super) key: String,
 }
 

@@ -60,13 +60,19 @@ impl CliError {
 
     /// An error of the operating system about a path.
     pub(super) fn io(path: &Path, error: &io::Error) -> Self {
-        let code = match error.raw_os_error() {
-            Some(libc::EROFS) => Code::ReadOnly,
-            Some(libc::ENOSPC | libc::EDQUOT) => Code::NoSpace,
-            Some(libc::EACCES | libc::EPERM) => Code::Permission,
-            _ => Code::Unexpected,
+        let (code, next) = match error.raw_os_error() {
+            Some(libc::EROFS) => (Code::ReadOnly, "choose a place that can be written"),
+            Some(libc::ENOSPC | libc::EDQUOT) => (Code::NoSpace, "free some space, then retry"),
+            Some(libc::EACCES | libc::EPERM) => {
+                (Code::Permission, "run it as the user who may, or change the permissions")
+            }
+            Some(libc::ENOENT | libc::ENOTDIR) => (Code::Unexpected, "check the path"),
+            Some(libc::ENOTCONN) => {
+                (Code::Unexpected, "the mount has died: 'kmsfs umount' it, then mount again")
+            }
+            _ => (Code::Unexpected, "see the system's log"),
         };
-        Self::new(code, format!("{}: {}", path.display(), words(error)))
+        Self::new(code, format!("{}: {}; {next}", path.display(), words(error)))
     }
 
     pub(super) fn exit_code(&self) -> ExitCode {
@@ -127,7 +133,8 @@ impl From<KmsError> for CliError {
             ErrorKind::Internal => Code::Unexpected,
             _ => Code::Usage,
         };
-        Self::new(code, format!("{}; {}", error.message(), error.hint()))
+        // The service's messages are sentences; what to do next follows on the same line.
+        Self::new(code, format!("{}; {}", error.message().trim_end_matches('.'), error.hint()))
     }
 }
 
@@ -169,8 +176,18 @@ impl From<VolumeError> for CliError {
             }
             VolumeError::NoSpace(_) => (Code::NoSpace, "free some space, then retry"),
             // Every volume is wrapped by a key of its own, which nobody can delete.
-            VolumeError::Provider(ProviderError::NotFound(_) | ProviderError::InvalidCiphertext(_)) => {
-                (Code::ForeignKey, "name the key store that the volume was made with: --keystore DIR")
+            VolumeError::Provider(ProviderError::NotFound(_)) => {
+                return Self::new(
+                    Code::ForeignKey,
+                    "the volume's key is in another key store; name the one that it was made with: \
+                     --keystore DIR",
+                );
+            }
+            VolumeError::Provider(ProviderError::InvalidCiphertext(_)) => {
+                return Self::new(
+                    Code::VolumeFormat,
+                    "the volume's wrapped key is damaged; restore kmsfs.volume from a backup",
+                );
             }
             VolumeError::Provider(_) => return Self::provider(error),
             VolumeError::Io(path, source) => return Self::io(Path::new(path), source),

@@ -36,8 +36,9 @@ pub(super) fn info(global: &Global, paths: &[PathBuf], output: &Output) -> CliRe
             if !lines.is_empty() {
                 lines.push(String::new());
             }
-            let rows: Vec<(String, String)> =
+            let mut rows: Vec<(String, String)> =
                 info.iter().map(|(name, value)| (name.replace('_', " "), plain(value))).collect();
+            rows.sort_by_key(|(name, _)| name != "path");
             let rows: Vec<(&str, String)> = rows.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
             lines.extend(fields(&rows));
         }
@@ -65,6 +66,7 @@ pub(super) fn assign(key: &str, directory: &Path, output: &Output) -> CliResult<
     output.print(&assigned, |a| {
         let below = match a.subdirectories {
             0 => String::new(),
+            1 => " and a directory below it".to_owned(),
             n => format!(" and {n} directories below it"),
         };
         vec![format!("new files in {}{below} get {}", a.directory.display(), a.key_arn)]

@@ -8,11 +8,11 @@ use serde_json::Value;
 use super::args::{CreateKey, Global};
 use super::exit::{CliError, CliResult, Code};
 use super::key_store::KeyStore;
-use super::output::{Output, fields, table};
-use crate::kms::KeyMetadata;
+use super::output::{Output, count, fields, table};
 use crate::kms::api::{
     KeyRequest, ListAliasesRequest, ListAliasesResponse, ListKeysRequest, ListKeysResponse, StateResponse,
 };
+use crate::kms::{AliasName, KeyMetadata};
 
 /// A key and its aliases: the API's own shape with one member more.
 #[derive(Serialize)]
@@ -24,14 +24,16 @@ struct Described {
 }
 
 pub(super) fn create(global: &Global, create: &CreateKey, output: &Output) -> CliResult<()> {
-    let alias = create.alias.as_deref().map(full_alias);
+    // A bad name is found out before there is a key that it was meant for.
+    let alias = create.alias.as_deref().map(full_alias).transpose()?;
+    let alias = alias.as_ref().map(AliasName::as_str);
     let store = KeyStore::open(global)?;
-    if let Some(alias) = &alias
+    if let Some(alias) = alias
         && store.describe(alias).is_ok()
     {
         return Err(CliError::new(Code::NameTaken, format!("{alias} exists already; choose another name")));
     }
-    let key = store.create_key(&create.description, alias.as_deref())?;
+    let key = store.create_key(&create.description, alias)?;
     output.print(&key, |key| vec![key.key_id.to_string()])
 }
 
@@ -126,7 +128,8 @@ fn change(global: &Global, key: &str, operation: &str, done: &str, output: &Outp
     output.print(&response, |response| {
         let mut lines = vec![format!("{done} {id}")];
         lines.extend(response.mounts.iter().filter(|mount| mount.files > 0).map(|mount| {
-            format!("cut off at {}: {} open files, {} handles", mount.mount, mount.files, mount.handles)
+            let (files, handles) = (count(mount.files, "open file"), count(mount.handles, "handle"));
+            format!("cut off at {}: {files}, {handles}", mount.mount)
         }));
         lines
     })
@@ -149,6 +152,14 @@ fn aliases(store: &KeyStore) -> CliResult<HashMap<String, Vec<String>>> {
 }
 
 /// `alias/NAME`, whichever way it was typed.
-fn full_alias(name: &str) -> String {
-    if name.starts_with("alias/") { name.to_owned() } else { format!("alias/{name}") }
+fn full_alias(name: &str) -> CliResult<AliasName> {
+    let full = if name.starts_with("alias/") { name.to_owned() } else { format!("alias/{name}") };
+    let alias: AliasName = full.parse()?;
+    if alias.is_reserved() {
+        return Err(CliError::new(
+            Code::Usage,
+            format!("{alias}: names under alias/aws/ are reserved; choose another"),
+        ));
+    }
+    Ok(alias)
 }

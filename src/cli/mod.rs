@@ -18,12 +18,15 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Arguments, Command, FileCommand, KeyCommand};
-use exit::CliResult;
+use exit::{CliError, CliResult, Code};
 use output::Output;
 
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return not_understood(&error),
+    };
     let output = Output::new(arguments.global.json);
     match run(arguments, &output) {
         Ok(()) => ExitCode::SUCCESS,
@@ -32,6 +35,21 @@ pub fn main() -> ExitCode {
             error.exit_code()
         }
     }
+}
+
+/// Help and the version go out as they are, and so does an explained error, unless it is for a
+/// program to read.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
+        error.exit();
+    }
+    let text = error.to_string();
+    let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let what = what.join(" ");
+    let message = format!("{}; see 'kmsfs --help'", what.trim_start_matches("error: "));
+    let error = CliError::new(Code::Usage, message);
+    Output::new(true).error(&error);
+    error.exit_code()
 }
 
 fn run(arguments: Arguments, output: &Output) -> CliResult<()> {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,9 @@ use crate::sys::process::{self, Forked};
 
 /// How often an owner of the key store that outlived its mount looks whether it is still needed.
 const LINGER_POLL: Duration = Duration::from_millis(250);
+
+/// What mounts are served through.
+const FUSE: &str = "/dev/fuse";
 
 /// What the process in the background reports to the one that was started.
 #[derive(Serialize, Deserialize)]
@@ -67,17 +70,15 @@ pub(super) fn mount(global: &Global, mount: &Mount) -> CliResult<()> {
 fn plan(global: &Global, mount: &Mount) -> CliResult<Plan> {
     let options = MountOptions::parse(&mount.options)
         .map_err(|e| CliError::new(Code::Usage, format!("{e}; 'kmsfs mount --help' lists the options")))?;
-    let volume = mount.dir.canonicalize().map_err(|e| CliError::io(&mount.dir, &e))?;
+    let volume = mount.dir.canonicalize().map_err(|e| match e.kind() {
+        ErrorKind::NotFound => VolumeError::NotAVolume(mount.dir.display().to_string()).into(),
+        _ => CliError::io(&mount.dir, &e),
+    })?;
     if !Volume::exists(&volume) {
         return Err(VolumeError::NotAVolume(volume.display().to_string()).into());
     }
     let mountpoint = check_mountpoint(&mount.mountpoint, &volume, &options)?;
-    if !Path::new("/dev/fuse").exists() {
-        return Err(CliError::new(
-            Code::NoFuse,
-            "there is no /dev/fuse; load the kernel module with 'modprobe fuse'",
-        ));
-    }
+    check_fuse()?;
     let store = dir(global)?;
     let secret = if is_served(&store) {
         None
@@ -95,7 +96,7 @@ fn check_mountpoint(path: &Path, volume: &Path, options: &MountOptions) -> CliRe
     let refuse = |why: &str| Err(CliError::new(Code::MountPoint, format!("{} {why}", path.display())));
     let mountpoint = match path.canonicalize() {
         Ok(mountpoint) => mountpoint,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
             return refuse("does not exist; create the directory first");
         }
         Err(e) => {
@@ -179,8 +180,12 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
         KeyStore::Served(_) => None,
     };
     let watching = provider.attach(Arc::new(Watcher(Arc::clone(&fs))))?;
-    let mounted = Mounted::new(Arc::clone(&fs), &plan.volume, &plan.mountpoint, &plan.options)
-        .map_err(|e| no_mount(&plan.mountpoint, &e))?;
+    let mounted =
+        Mounted::new(Arc::clone(&fs), &plan.volume, &plan.mountpoint, &plan.options).map_err(|e| {
+            // Else the next mount would take the volume for one that crashed.
+            let _ = fs.shut_down();
+            no_mount(&plan.mountpoint, &e)
+        })?;
     let signalled = on_signals(mounted.ender()).map_err(|e| unexpected("handling signals", &e))?;
     tracing::info!("{} is mounted at {}", plan.volume.display(), plan.mountpoint.display());
     ready()?;
@@ -215,11 +220,27 @@ fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {
                 words(error)
             ),
         ),
+        // As fusermount3 says it.
+        None if error.to_string().contains("user_allow_other") => CliError::new(
+            Code::MountPoint,
+            "users may not give a mount to others; leave out allow_other, or add user_allow_other to \
+             /etc/fuse.conf",
+        ),
         _ => CliError::new(
             Code::MountPoint,
-            format!("{}: {}; see the kernel's log", mountpoint.display(), words(error)),
+            format!("{}: {}; see the kernel's log", mountpoint.display(), words(error).trim()),
         ),
     }
+}
+
+/// Found out before the volume is touched: a mount that fails has to note that it ended.
+fn check_fuse() -> CliResult<()> {
+    let Err(error) = File::options().read(true).write(true).open(FUSE) else { return Ok(()) };
+    let next = match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => format!("let root 'chmod 666 {FUSE}', as udev does"),
+        _ => "load the kernel module with 'modprobe fuse'".to_owned(),
+    };
+    Err(CliError::new(Code::NoFuse, format!("{FUSE}: {}; {next}", words(&error))))
 }
 
 /// Ends the mount on SIGTERM and SIGINT; the flag says that one came.

@@ -54,6 +54,11 @@ impl Output {
     }
 }
 
+/// A number of things: `1 file`, `2 files`.
+pub(super) fn count(n: u64, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Lines of a table with aligned columns.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();

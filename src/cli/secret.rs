@@ -59,8 +59,9 @@ fn ask(purpose: Purpose) -> CliResult<UnlockSecret> {
     }
     let prompt = |text: &str| {
         let line = rpassword::prompt_password(text);
-        let line = line
-            .map_err(|e| CliError::new(Code::NoSecret, format!("the passphrase could not be read: {e}")))?;
+        let line = line.map_err(|e| {
+            CliError::new(Code::NoSecret, format!("the passphrase could not be read: {e}; give it in a file"))
+        })?;
         Ok::<_, CliError>(Passphrase::new(line.into_bytes()))
     };
     let first = match purpose {
@@ -83,7 +84,7 @@ fn passphrase(mut bytes: Vec<u8>) -> CliResult<UnlockSecret> {
 
 fn check(passphrase: Passphrase) -> CliResult<UnlockSecret> {
     if passphrase.is_empty() {
-        return Err(CliError::new(Code::NoSecret, "the passphrase is empty; give one"));
+        return Err(CliError::new(Code::NoSecret, "the passphrase is empty; give one that is not"));
     }
     Ok(UnlockSecret::Passphrase(passphrase))
 }
@@ -97,13 +98,18 @@ fn read_file(path: &Path) -> CliResult<Vec<u8>> {
     };
     let bytes = read(path).map_err(|e| CliError::new(Code::NoSecret, CliError::io(path, &e).to_string()))?;
     if bytes.len() as u64 > MAX_LEN {
-        return Err(CliError::new(Code::NoSecret, format!("{}: too long for a secret", path.display())));
+        return Err(CliError::new(
+            Code::NoSecret,
+            format!("{}: too long for a secret; use a file of at most 64 KiB", path.display()),
+        ));
     }
     Ok(bytes)
 }
 
 fn run(command: &str) -> CliResult<Vec<u8>> {
-    let failed = |why: String| CliError::new(Code::NoSecret, format!("the passphrase command failed: {why}"));
+    let failed = |why: String| {
+        CliError::new(Code::NoSecret, format!("the passphrase command failed: {why}; try it in a shell"))
+    };
     let output = Command::new("sh")
         .args(["-c", command])
         .stdin(Stdio::inherit())

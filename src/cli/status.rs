@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::Global;
 use super::exit::{CliError, CliResult};
 use super::key_store::{dir, is_served};
-use super::output::Output;
+use super::output::{Output, count};
 use crate::kms::api::StatusResponse;
 use crate::kms::{store_exists, wire};
 use crate::mount;
@@ -70,7 +70,12 @@ fn lines(status: &Status) -> Vec<String> {
             "mount {}: volume {}, process {}{read_only}",
             mount.mountpoint, mount.volume, mount.pid
         ));
-        lines.extend(mount.open_files.iter().map(|(key, files)| format!("  {files} open files under {key}")));
+        lines.extend(
+            mount
+                .open_files
+                .iter()
+                .map(|(key, files)| format!("  {} under {key}", count(*files, "open file"))),
+        );
     }
     for other in &status.other_mounts {
         lines.push(format!(

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::args::{Global, Init, Umount};
 use super::exit::{CliError, CliResult, Code};
-use super::key_store::{KeyStore, dir, is_served};
+use super::key_store::{DEFAULT_ALIAS, KeyStore, dir, is_served};
 use super::output::{Output, fields};
 use super::secret::{Purpose, secret};
 use crate::format::VOLUME_NAME;
@@ -45,6 +45,17 @@ fn init_in(global: &Global, init: &Init, output: &Output) -> CliResult<()> {
     let store = if store_exists(&store_dir) || is_served(&store_dir) {
         KeyStore::open(global)?
     } else {
+        // Refused before there is a key store that was made in vain.
+        if init.key != DEFAULT_ALIAS {
+            return Err(CliError::new(
+                Code::NoSuchKey,
+                format!(
+                    "there is no key {} yet, as there is no key store in {}; leave out --key",
+                    init.key,
+                    store_dir.display()
+                ),
+            ));
+        }
         output.note(&format!("creating a key store in {}", store_dir.display()));
         KeyStore::create(&store_dir, &secret(global, Purpose::Create)?)?
     };

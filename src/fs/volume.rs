@@ -117,8 +117,12 @@ impl Volume {
                 Page::build(&head, 1, &wrapped, &keys.commitment, &state, &keys.header)
             })
             .map_err(|e| VolumeError::Format(shown.clone(), e))?;
-        for name in [VOLUME_COPY_NAME, VOLUME_NAME] {
-            write_new(path, name, &page).map_err(|e| explain(&shown, e))?;
+        let written =
+            [VOLUME_COPY_NAME, VOLUME_NAME].iter().try_for_each(|name| write_new(path, name, &page));
+        if let Err(error) = written {
+            // A copy alone would pass for a volume.
+            let _ = std::fs::remove_file(path.join(VOLUME_COPY_NAME));
+            return Err(explain(&shown, error));
         }
         Ok(id)
     }

@@ -130,7 +130,9 @@ impl Store {
         let header = encode_header(&id, &options.realm);
         let root = Key::random()?;
         let slot = slot::seal(&header, 0, secret, options.costs, &root)?;
-        write_new(dir, &header, &slot)?;
+        write_new(dir, &header, &slot).inspect_err(|_| {
+            let _ = fs::remove_file(dir.join(NEW_FILE));
+        })?;
         Self::assemble(dir, lock, header, root)
     }
 
