@@ -5,18 +5,17 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{
-    Allocate, Attr, FileKind, Fs, FsError, FsResult, RenameMode, Requester, SetAttr, SetTime, Time, Whence,
-};
+use super::convert::{file_type, requester, set_time, to_fuse};
+use crate::fs::{Allocate, Attr, Fs, FsError, FsResult, RenameMode, SetAttr, Whence};
 
 /// How long the kernel may keep what it was told: nobody else changes the volume.
 const TTL: Duration = Duration::from_secs(3600);
@@ -420,7 +419,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -439,7 +438,7 @@ impl Filesystem for Adapter {
             ZERO_KEEP => Allocate::ZeroRangeKeepSize,
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
-        reply_empty(reply, || self.fs.fallocate(fh.0, offset, length, how));
+        reply_empty(reply, || self.fs.fallocate(requester(req), fh.0, offset, length, how));
     }
 
     fn ioctl(
@@ -477,102 +476,6 @@ impl Filesystem for Adapter {
         match found {
             Ok(at) => reply.offset(at.cast_signed()),
             Err(errno) => reply.error(errno),
-        }
-    }
-}
-
-fn requester(req: &Request) -> Requester {
-    Requester { uid: req.uid(), gid: req.gid() }
-}
-
-fn to_fuse(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: to_system_time(attr.atime),
-        mtime: to_system_time(attr.mtime),
-        ctime: to_system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: attr.mode,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: attr.blksize,
-        flags: 0,
-    }
-}
-
-fn file_type(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::Regular => FileType::RegularFile,
-        FileKind::Directory => FileType::Directory,
-        FileKind::Symlink => FileType::Symlink,
-        FileKind::Fifo => FileType::NamedPipe,
-        FileKind::Socket => FileType::Socket,
-        FileKind::CharDevice => FileType::CharDevice,
-        FileKind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn to_system_time(time: Time) -> SystemTime {
-    let whole = match u64::try_from(time.seconds) {
-        Ok(after) => UNIX_EPOCH.checked_add(Duration::from_secs(after)),
-        Err(_) => UNIX_EPOCH.checked_sub(Duration::from_secs(time.seconds.unsigned_abs())),
-    };
-    whole
-        .and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanoseconds.into())))
-        .unwrap_or(UNIX_EPOCH)
-}
-
-fn set_time(time: Option<TimeOrNow>) -> SetTime {
-    match time {
-        None => SetTime::Omit,
-        Some(TimeOrNow::Now) => SetTime::Now,
-        Some(TimeOrNow::SpecificTime(at)) => SetTime::At(from_fuse_time(at)),
-    }
-}
-
-/// Undoes what `fuser` makes of the kernel's time. Before 1970 it subtracts the nanoseconds too,
-/// which the kernel meant to be added: the distance still has both numbers as the kernel sent
-/// them.
-fn from_fuse_time(at: SystemTime) -> Time {
-    match at.duration_since(UNIX_EPOCH) {
-        Ok(after) => Time { seconds: after.as_secs().cast_signed(), nanoseconds: after.subsec_nanos() },
-        Err(before) => {
-            let distance = before.duration();
-            Time { seconds: -distance.as_secs().cast_signed(), nanoseconds: distance.subsec_nanos() }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_survive_both_ways() {
-        for (seconds, nanoseconds) in [(0, 0), (1, 5), (-2, 800_000_000), (-1, 0), (1 << 33, 999_999_999)] {
-            let time = Time { seconds, nanoseconds };
-            // As fuser would send it: seconds towards the past, nanoseconds added.
-            let sent = to_system_time(time);
-            let shown = match sent.duration_since(UNIX_EPOCH) {
-                Ok(after) => (after.as_secs().cast_signed(), after.subsec_nanos()),
-                Err(e) if e.duration().subsec_nanos() == 0 => (-e.duration().as_secs().cast_signed(), 0),
-                Err(e) => {
-                    (-e.duration().as_secs().cast_signed() - 1, 1_000_000_000 - e.duration().subsec_nanos())
-                }
-            };
-            assert_eq!(shown, (seconds, nanoseconds));
-            // As fuser would receive it.
-            let received = if seconds >= 0 {
-                UNIX_EPOCH + Duration::new(seconds.unsigned_abs(), nanoseconds)
-            } else {
-                UNIX_EPOCH - Duration::new(seconds.unsigned_abs(), nanoseconds)
-            };
-            assert_eq!(from_fuse_time(received), time);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! done by [`crate::fs`].
 
 mod adapter;
+mod convert;
 mod options;
 mod privileged;
 mod table;

@@ -169,6 +169,9 @@ impl World {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         rustix::mount::unmount(mountpoint, UnmountFlags::DETACH).unwrap();
+        let files = format!("/proc/{}/fd", pid.as_raw_nonzero());
+        let closed = || std::fs::read_dir(&files).map_or(true, |open| open.count() == 0);
+        wait_until("the killed process lets go of its files", closed);
     }
 
     /// Processes of mounts in this world.
