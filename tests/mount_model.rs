@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::World;
@@ -122,6 +122,13 @@ fn pattern(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()
 }
 
+/// Options that do not wait at a FIFO.
+fn patient() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.custom_flags(libc::O_NONBLOCK);
+    options
+}
+
 /// Carries an operation out below `root`. What it answers must not depend on where that is.
 fn apply(root: &Path, op: &Op) -> io::Result<Vec<u8>> {
     let none = |_| Vec::new();
@@ -134,7 +141,7 @@ fn apply(root: &Path, op: &Op) -> io::Result<Vec<u8>> {
             open(at)?.write_all_at(&pattern(*seed, *len), *offset).map(none)
         }
         Op::Append { at, len } => {
-            let mut file = File::options().append(true).open(path(root, *at))?;
+            let mut file = patient().append(true).open(path(root, *at))?;
             io::Write::write_all(&mut file, &pattern(3, *len)).map(none)
         }
         Op::Truncate { at, size } => open(at)?.set_len(*size).map(none),
@@ -148,7 +155,12 @@ fn apply(root: &Path, op: &Op) -> io::Result<Vec<u8>> {
             };
             Ok(rustix::fs::fallocate(open(at)?, flags, *offset, *len).map(none)?)
         }
-        Op::Read(at) => fs::read(path(root, *at)),
+        Op::Read(at) => {
+            let mut contents = Vec::new();
+            let mut file = patient().read(true).open(path(root, *at))?;
+            io::Read::read_to_end(&mut file, &mut contents)?;
+            Ok(contents)
+        }
         Op::Mkdir(at) => fs::create_dir(path(root, *at)).map(none),
         Op::Rmdir(at) => fs::remove_dir(path(root, *at)).map(none),
         Op::Unlink(at) => fs::remove_file(path(root, *at)).map(none),
