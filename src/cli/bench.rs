@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::args::Bench;
 use super::exit::CliResult;
 use super::output::{Output, table};
-use crate::tools::speed::{self, SpeedOptions, SpeedRow};
+use crate::tools::chunk_speed;
+use crate::tools::speed::{SpeedOptions, SpeedRow};
 
 pub(super) fn bench(bench: &Bench, output: &Output) -> CliResult<()> {
     let options = SpeedOptions {
@@ -13,7 +14,7 @@ pub(super) fn bench(bench: &Bench, output: &Output) -> CliResult<()> {
         time: Duration::from_secs_f64(bench.seconds),
         ..SpeedOptions::default()
     };
-    let rows = speed::run(&options);
+    let rows = chunk_speed::run_all(&options);
     output.print(&rows, |rows| {
         let cells: Vec<Vec<String>> = rows.iter().map(row).collect();
         table(&["ALGORITHM", "IMPLEMENTATION", "OPERATION", "CHUNK", "BATCH", "MB/S"], &cells)
