@@ -112,7 +112,9 @@ fn every_constant_has_the_value_that_the_page_gives() {
         format::state::STATE_LEN,
         format::state::MAX_KEY_REFERENCE_LEN,
         format::state::UNSETTLED,
+        format::state::LOWERED,
         format::state::CLEAN,
+        format::state::ALL_SETTLED,
         format::unit::AAD_LEN,
         format::layout::UNIT_HEAD_LEN,
         format::layout::DEFAULT_UNIT_SHIFT,
@@ -238,6 +240,8 @@ fn states_have_their_fields_where_they_are_drawn() {
     let mut file = FileState::new(0x0506);
     file.size = 0x1_0000_0001;
     file.min_size = 77;
+    file.lowered = true;
+    file.settled_epoch = 0x0304;
     for (at, floor) in file.floors.iter_mut().enumerate() {
         *floor = at as u32 + 1;
     }
@@ -245,8 +249,9 @@ fn states_have_their_fields_where_they_are_drawn() {
     let f = fields("file state");
     assert_eq!(number(&sealed, &f["size"]), file.size);
     assert_eq!(number(&sealed, &f["minimum size"]), 77);
-    assert_eq!(number(&sealed, &f["flags"]), u64::from(state::UNSETTLED));
+    assert_eq!(number(&sealed, &f["flags"]), u64::from(state::UNSETTLED | state::LOWERED));
     assert_eq!(number(&sealed, &f["epoch"]), 0x0506);
+    assert_eq!(number(&sealed, &f["settled epoch"]), 0x0304);
     let mut first = 0;
     for (name, count) in [
         ("floors of chunks 0 to 127", INLINE),
@@ -264,13 +269,14 @@ fn states_have_their_fields_where_they_are_drawn() {
     let volume = VolumeState {
         epochs_reserved: 512,
         clean: true,
+        all_settled: true,
         unclean_since: -2,
         default_key: "arn:aws:kms:a".into(),
     };
     let sealed = volume.encode().unwrap();
     let f = fields("volume state");
     assert_eq!(number(&sealed, &f["reserved epochs"]), 512);
-    assert_eq!(number(&sealed, &f["flags"]), u64::from(state::CLEAN));
+    assert_eq!(number(&sealed, &f["flags"]), u64::from(state::CLEAN | state::ALL_SETTLED));
     assert_eq!(number(&sealed, &f["unclean since"]).cast_signed(), -2);
     assert_eq!(number(&sealed, &f["*n*"]), 13);
     assert_eq!(&sealed[18..18 + 13], b"arn:aws:kms:a");
@@ -375,7 +381,7 @@ fn labels_of_other_modules_are_on_the_page() {
         ("src/names/mod.rs", r#"b"kmsfs v1 name""#, "`kmsfs v1 name`"),
         ("src/names/mod.rs", r#"b"kmsfs v1 symlink""#, "`kmsfs v1 symlink`"),
         ("src/fs/xattr.rs", r#"b"kmsfs v1 xattr""#, "`kmsfs v1 xattr`"),
-        ("src/fs/xattr.rs", r#"b" value ""#, "` value `"),
+        ("src/fs/xattr.rs", r#"[LABEL, b" value ", &object.0, name]"#, "‖ ` value ` ‖ id ‖ *name*"),
         ("src/fs/directory.rs", r#""user.kmsfs.dir""#, "`user.kmsfs.dir`"),
         ("src/fs/volume.rs", "EPOCH_BATCH: u32 = 256", "with a count 256 above it"),
         ("src/fs/volume.rs", "CLOCK_SLACK: i64 = 3600", "an hour before"),
