@@ -1,134 +1,230 @@
+//! Orders of events in which a volume once lost or showed what it must not.
 #![allow(clippy::unwrap_used)]
-use kmsfs::fs::{FileKind, Fs, Requester, Volume};
-use kmsfs::kms::api::CreateKeyRequest;
-use kmsfs::kms::*;
-use kmsfs::provider::{Embedded, Provider};
+
 use std::ffi::OsStr;
-use std::path::Path;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-fn provider(dir: &Path) -> (Arc<dyn Provider>, String) {
-    let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-    let secret = UnlockSecret::KeyFile(kmsfs_passphrase());
-    let s = Service::create(
-        dir,
-        &secret,
-        &StoreOptions { costs, ..Default::default() },
-        Arc::new(kmsfs::clock::SystemClock),
-    )
-    .unwrap();
-    let caller = Caller::current();
-    let key = s.create_key(&caller, &CreateKeyRequest::default()).unwrap();
-    (Arc::new(Embedded::new(s, caller)), key.arn)
+use kmsfs::clock::SystemClock;
+use kmsfs::format::PAGE_LEN;
+use kmsfs::fs::{Fs, FsError, ROOT_INO, Requester, Volume, Watcher};
+use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
+use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
+use kmsfs::provider::{Embedded, Provider};
+use kmsfs::secret::Passphrase;
+use rustix::fs::XattrFlags;
+
+const PAYLOAD: usize = 4064;
+
+/// A volume in a temporary directory, used without a mount.
+struct Bench {
+    dir: tempfile::TempDir,
+    service: Arc<Service>,
+    provider: Arc<dyn Provider>,
+    key: String,
 }
-fn kmsfs_passphrase() -> kmsfs::secret::Passphrase {
-    kmsfs::secret::Passphrase::new(vec![7; 64])
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
+        let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
+        let options = StoreOptions { costs, ..StoreOptions::default() };
+        let store = dir.path().join("keys");
+        let service = Service::create(&store, &secret, &options, Arc::new(SystemClock)).unwrap();
+        let key = service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn;
+        let provider: Arc<dyn Provider> = Arc::new(Embedded::new(Arc::clone(&service), Caller::current()));
+        fs::create_dir(dir.path().join("vol")).unwrap();
+        Volume::create(&dir.path().join("vol"), &*provider, &key).unwrap();
+        Self { dir, service, provider, key }
+    }
+
+    fn volume(&self) -> PathBuf {
+        self.dir.path().join("vol")
+    }
+
+    fn mount(&self) -> Arc<Fs> {
+        let volume = Volume::open(&self.volume(), &*self.provider, false).unwrap();
+        let mountpoint = self.dir.path().join("mnt");
+        Arc::new(Fs::new(volume, Arc::clone(&self.provider), &mountpoint, 1000).unwrap())
+    }
+
+    /// The backing entries that are no record of kmsfs's own.
+    fn entries(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.volume()).unwrap().map(|e| e.unwrap().path());
+        entries.filter(|p| !p.file_name().unwrap().to_str().unwrap().starts_with("kmsfs.")).collect()
+    }
+
+    fn key_request(&self) -> KeyRequest {
+        KeyRequest { key_id: self.key.clone() }
+    }
 }
-fn mount(dir: &Path, p: &Arc<dyn Provider>) -> Fs {
-    Fs::new(Volume::open(dir, &**p, false).unwrap(), Arc::clone(p), Path::new("/x"), 1000).unwrap()
-}
+
 fn me() -> Requester {
     Requester { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
 }
-fn backing(dir: &Path) -> std::path::PathBuf {
-    std::fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .find(|p| !p.file_name().unwrap().to_str().unwrap().starts_with("kmsfs."))
-        .unwrap()
+
+/// Creates a file, or opens it, and writes to it; leaves it open.
+fn write(fs: &Fs, name: &str, at: u64, data: &[u8]) -> u64 {
+    let fh = match fs.lookup(ROOT_INO, OsStr::new(name)) {
+        Ok(attr) => fs.open(attr.ino, true).unwrap(),
+        Err(_) => fs.create(me(), ROOT_INO, OsStr::new(name), 0o600).unwrap().1,
+    };
+    fs.write(fh, at, data, false, false).unwrap();
+    fh
+}
+
+fn read(fs: &Fs, name: &str, at: u64, len: usize) -> Result<Vec<u8>, FsError> {
+    let fh = fs.open(fs.lookup(ROOT_INO, OsStr::new(name))?.ino, false)?;
+    let mut out = vec![0; len];
+    let outcome = fs.read(fh, at, &mut out);
+    fs.release(fh);
+    outcome.map(|_| out)
+}
+
+/// A volume with a file of four chunks of ones, settled and unmounted properly.
+fn settled_file() -> (Bench, PathBuf) {
+    let bench = Bench::new();
+    let fs = bench.mount();
+    fs.release(write(&fs, "a", 0, &[1; 4 * PAYLOAD]));
+    fs.shut_down().unwrap();
+    drop(fs);
+    let file = bench.entries().remove(0);
+    (bench, file)
+}
+
+/// Overwrites the second chunk with twos; then the machine stops, and the header on disk is still
+/// the one from before.
+fn crash_with_the_mark_lost(bench: &Bench, file: &PathBuf) {
+    let header = fs::read(file).unwrap()[..PAGE_LEN].to_vec();
+    let fs = bench.mount();
+    write(&fs, "a", PAYLOAD as u64, &[2; PAYLOAD]);
+    drop(fs);
+    File::options().write(true).open(file).unwrap().write_all_at(&header, 0).unwrap();
 }
 
 #[test]
-fn overwrite_with_mark_lost() {
-    let t = tempfile::tempdir().unwrap();
-    let (p, arn) = provider(&t.path().join("store"));
-    let dir = t.path().join("v");
-    std::fs::create_dir(&dir).unwrap();
-    Volume::create(&dir, &*p, &arn).unwrap();
-    let fs = mount(&dir, &p);
-    let (_, fh) = fs.create(me(), 1, OsStr::new("a"), 0o600).unwrap();
-    fs.write(fh, 0, &vec![1; 16256], false, false).unwrap();
-    fs.release(fh);
-    fs.shut_down().unwrap();
-    drop(fs);
-    let file = backing(&dir);
-    let header = std::fs::read(&file).unwrap()[..4096].to_vec();
-    let fs = mount(&dir, &p);
-    let ino = fs.lookup(1, OsStr::new("a")).unwrap().ino;
-    let fh = fs.open(ino, true).unwrap();
-    fs.write(fh, 4064, &vec![2; 4064], false, false).unwrap();
-    drop(fs); // the machine stops
-    {
-        use std::os::unix::fs::FileExt;
-        std::fs::File::options().write(true).open(&file).unwrap().write_all_at(&header, 0).unwrap();
-    }
-    let fs = mount(&dir, &p);
-    println!("listing: {:?}", fs.readdir(fs.opendir(1).unwrap(), 0).map(|i| i.count()));
+fn an_overwrite_whose_mark_was_lost_in_a_crash_stays_readable() {
+    let (bench, file) = settled_file();
+    crash_with_the_mark_lost(&bench, &file);
+    let fs = bench.mount();
     fs.recover(&AtomicBool::new(false));
-    let ino = fs.lookup(1, OsStr::new("a")).unwrap().ino;
-    let fh = fs.open(ino, false).unwrap();
-    let mut out = [0; 5];
-    fs.read(fh, 4064, &mut out).unwrap();
-    println!("recovering mount reads {out:?}");
-    fs.release(fh);
+    assert_eq!(read(&fs, "a", PAYLOAD as u64, 5).unwrap(), [2; 5]);
     fs.shut_down().unwrap();
     drop(fs);
-    let fs = mount(&dir, &p);
+    let fs = bench.mount();
     assert!(!fs.volume().is_recovering());
-    let ino = fs.lookup(1, OsStr::new("a")).unwrap().ino;
-    let fh = fs.open(ino, false).unwrap();
-    fs.read(fh, 4064, &mut out).unwrap();
+    assert_eq!(read(&fs, "a", PAYLOAD as u64, 5).unwrap(), [2; 5]);
 }
 
 #[test]
-fn record_of_a_directory_with_long_names() {
-    let t = tempfile::tempdir().unwrap();
-    let (p, arn) = provider(&t.path().join("store"));
-    let dir = t.path().join("v");
-    std::fs::create_dir(&dir).unwrap();
-    Volume::create(&dir, &*p, &arn).unwrap();
-    let fs = mount(&dir, &p);
-    let d = fs.mkdir(me(), 1, OsStr::new("d"), 0o700).unwrap();
-    assert_eq!(d.kind, FileKind::Directory);
-    let long = "n".repeat(200);
-    let (_, fh) = fs.create(me(), d.ino, OsStr::new(&long), 0o600).unwrap();
+fn a_damaged_interrupted_file_does_not_keep_a_mount_from_ending() {
+    let (bench, file) = settled_file();
+    crash_with_the_mark_lost(&bench, &file);
+    File::options().write(true).open(&file).unwrap().write_all_at(b"x", 3 * PAGE_LEN as u64 + 99).unwrap();
+    for _ in 0..2 {
+        let fs = bench.mount();
+        fs.recover(&AtomicBool::new(false));
+        assert_eq!(read(&fs, "a", 2 * PAYLOAD as u64, 5).unwrap_err().errno(), libc::EIO);
+        assert_eq!(read(&fs, "a", PAYLOAD as u64, 5).unwrap(), [2; 5], "its other chunks are fine");
+        fs.shut_down().unwrap();
+        assert!(fs.volume().is_recovering(), "it is still to be recovered");
+    }
+}
+
+#[test]
+fn a_file_left_unsettled_under_a_disabled_key_is_readable_once_the_key_is_enabled() {
+    let bench = Bench::new();
+    let fs = bench.mount();
+    let guard = bench.service.watch(Arc::new(Watcher(Arc::clone(&fs))));
+    fs.release(write(&fs, "a", 0, &[1; PAYLOAD]));
+    bench.service.disable_key(&Caller::current(), &bench.key_request()).unwrap();
+    fs.shut_down().unwrap();
+    drop((guard, fs));
+    // A mount in between that does not touch the file.
+    bench.mount().shut_down().unwrap();
+    bench.service.enable_key(&Caller::current(), &bench.key_request()).unwrap();
+    let fs = bench.mount();
+    assert_eq!(read(&fs, "a", 0, 5).unwrap(), [1; 5]);
+}
+
+#[test]
+fn an_old_header_is_refused_on_a_volume_where_every_file_was_settled() {
+    let bench = Bench::new();
+    let fs = bench.mount();
+    let fh = write(&fs, "a", 0, &[1; PAYLOAD]);
+    let file = bench.entries().remove(0);
+    let unsettled = fs::read(&file).unwrap()[..PAGE_LEN].to_vec();
     fs.release(fh);
     fs.shut_down().unwrap();
     drop(fs);
-    std::fs::remove_file(backing(&dir).join("kmsfs.dir")).unwrap();
-    let fs = mount(&dir, &p);
-    let d = fs.lookup(1, OsStr::new("d")).unwrap();
-    fs.lookup(d.ino, OsStr::new(&long)).unwrap();
+    File::options().write(true).open(&file).unwrap().write_all_at(&unsettled, 0).unwrap();
+    assert_eq!(read(&bench.mount(), "a", 0, 5).unwrap_err().errno(), libc::EIO);
 }
 
 #[test]
-fn directory_attributes_are_bound_to_their_directory() {
-    let t = tempfile::tempdir().unwrap();
-    let (p, arn) = provider(&t.path().join("store"));
-    let dir = t.path().join("v");
-    std::fs::create_dir(&dir).unwrap();
-    Volume::create(&dir, &*p, &arn).unwrap();
-    let fs = mount(&dir, &p);
-    let a = fs.mkdir(me(), 1, OsStr::new("a"), 0o700).unwrap();
-    let before: Vec<_> =
-        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
-    fs.setxattr(a.ino, OsStr::new("user.role"), b"admin", 0).unwrap();
-    let b = fs.mkdir(me(), 1, OsStr::new("b"), 0o700).unwrap();
-    let pb = std::fs::read_dir(&dir)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .find(|p| p.is_dir() && !before.contains(p))
-        .unwrap();
-    let pa = &before[0];
-    let mut list = vec![0; 4096];
-    let n = rustix::fs::listxattr(pa, &mut list).unwrap();
-    let name = list[..n].split(|&c| c == 0).find(|n| n.starts_with(b"user.kmsfs.x.")).unwrap();
-    let mut v = vec![0; 4096];
-    let n = rustix::fs::getxattr(pa, name, &mut v).unwrap();
-    rustix::fs::setxattr(&pb, name, &v[..n], rustix::fs::XattrFlags::empty()).unwrap();
-    println!("own: {:?}", fs.getxattr(a.ino, OsStr::new("user.role")));
-    let got = fs.getxattr(b.ino, OsStr::new("user.role"));
-    println!("moved attribute: {got:?}");
-    assert!(got.is_err());
+fn a_file_whose_header_was_erased_is_damaged_or_after_a_crash_empty() {
+    let (bench, file) = settled_file();
+    File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+    let fs = bench.mount();
+    assert_eq!(read(&fs, "a", 0, 5).unwrap_err().errno(), libc::EIO);
+    drop(fs);
+    // That mount ended in a crash: now the file may be one that was never durable.
+    let fs = bench.mount();
+    assert_eq!(fs.lookup(ROOT_INO, OsStr::new("a")).unwrap().size, 0);
+    fs.release(write(&fs, "a", 0, b"anew"));
+    fs.recover(&AtomicBool::new(false));
+    fs.shut_down().unwrap();
+    drop(fs);
+    assert_eq!(read(&bench.mount(), "a", 0, 4).unwrap(), b"anew");
+}
+
+#[test]
+fn a_lost_record_of_a_directory_is_rebuilt_from_its_long_names() {
+    let bench = Bench::new();
+    let long = "n".repeat(200);
+    let fs = bench.mount();
+    let dir = fs.mkdir(me(), ROOT_INO, OsStr::new("d"), 0o700).unwrap();
+    let (_, fh) = fs.create(me(), dir.ino, OsStr::new(&long), 0o600).unwrap();
+    fs.release(fh);
+    fs.shut_down().unwrap();
+    drop(fs);
+    fs::remove_file(bench.entries().remove(0).join("kmsfs.dir")).unwrap();
+    let fs = bench.mount();
+    let dir = fs.lookup(ROOT_INO, OsStr::new("d")).unwrap();
+    fs.lookup(dir.ino, OsStr::new(&long)).unwrap();
+}
+
+#[test]
+fn either_copy_of_the_volume_page_is_enough() {
+    for lost in ["kmsfs.volume", "kmsfs.volume.copy"] {
+        let (bench, _) = settled_file();
+        fs::remove_file(bench.volume().join(lost)).unwrap();
+        let fs = bench.mount();
+        assert_eq!(read(&fs, "a", 0, 5).unwrap(), [1; 5]);
+        fs.shut_down().unwrap();
+        assert!(bench.volume().join(lost).exists(), "{lost} was made anew");
+    }
+}
+
+#[test]
+fn attributes_of_a_directory_are_bound_to_it() {
+    let bench = Bench::new();
+    let fs = bench.mount();
+    let first = fs.mkdir(me(), ROOT_INO, OsStr::new("a"), 0o700).unwrap();
+    let from = bench.entries().remove(0);
+    fs.setxattr(first.ino, OsStr::new("user.role"), b"admin", 0).unwrap();
+    let second = fs.mkdir(me(), ROOT_INO, OsStr::new("b"), 0o700).unwrap();
+    let to = bench.entries().into_iter().find(|entry| *entry != from).unwrap();
+    let mut names = vec![0; 4096];
+    let len = rustix::fs::listxattr(&from, &mut names).unwrap();
+    let name = names[..len].split(|&b| b == 0).find(|name| name.starts_with(b"user.kmsfs.x.")).unwrap();
+    let mut value = vec![0; 4096];
+    let len = rustix::fs::getxattr(&from, name, &mut value).unwrap();
+    rustix::fs::setxattr(&to, name, &value[..len], XattrFlags::empty()).unwrap();
+    assert_eq!(fs.getxattr(first.ino, OsStr::new("user.role")).unwrap(), b"admin");
+    assert_eq!(fs.getxattr(second.ino, OsStr::new("user.role")).unwrap_err().errno(), libc::EIO);
 }

@@ -145,9 +145,12 @@ impl Fs {
         }
         self.settle_all();
         self.volume.sync()?;
-        let recovered = self.recovered.load(Ordering::Acquire);
-        // Files that were left unsettled by an earlier mount are known by no number.
-        let all_settled = self.unsettled.lock().is_empty() && (self.volume.began_settled() || recovered);
+        let unsettled = !self.unsettled.lock().is_empty();
+        // What a crash interrupted and could not be settled is still to be recovered.
+        let recovered = self.recovered.load(Ordering::Acquire) && !(self.volume.is_recovering() && unsettled);
+        // What an earlier mount left unsettled is not known by number; only a check of every file
+        // could tell that nothing is left of it.
+        let all_settled = !unsettled && self.volume.began_settled();
         Ok(self.volume.end_mount(recovered, all_settled)?)
     }
 

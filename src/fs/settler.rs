@@ -1,6 +1,6 @@
 //! The thread that settles files after their last handle was closed, many with one flush.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -144,35 +144,46 @@ impl Fs {
     }
 
     fn settle_batch(&self, inodes: Vec<Arc<Inode>>) {
-        let mut jobs: Vec<Job> = inodes.iter().filter_map(|inode| self.begin_job(inode)).collect();
+        let mut failed = HashSet::new();
+        let mut jobs = Vec::new();
+        for inode in &inodes {
+            match self.begin_job(inode) {
+                Ok(job) => jobs.extend(job),
+                Err(error) => {
+                    self.name_damage(inode, error);
+                    failed.insert(inode.ino);
+                }
+            }
+        }
         while !jobs.is_empty() {
             if let Err(error) = self.flush(&jobs) {
                 tracing::error!("settling {} files: {error}", jobs.len());
+                failed.extend(jobs.iter().map(|job| job.inode.ino));
                 break;
             }
-            jobs.retain_mut(|job| self.step(job));
+            jobs.retain_mut(|job| match self.step(job) {
+                Ok(step) => step == Step::Flush,
+                Err(error) => {
+                    self.name_damage(&job.inode, error);
+                    failed.insert(job.inode.ino);
+                    false
+                }
+            });
         }
         for inode in inodes {
-            self.finish_job(&inode);
+            self.finish_job(&inode, failed.contains(&inode.ino));
         }
     }
 
-    fn begin_job(&self, inode: &Arc<Inode>) -> Option<Job> {
-        let open = inode.opening().file.clone()?;
+    fn begin_job(&self, inode: &Arc<Inode>) -> FsResult<Option<Job>> {
+        let Some(open) = inode.opening().file.clone() else { return Ok(None) };
         if inode.links() == 0 {
-            return None;
+            return Ok(None);
         }
-        let begun = (|| {
-            let keys = open.keys(self, Access::WriteBack)?;
-            Ok(open.sealed.begin_settling(&keys)?)
-        })();
-        match begun {
-            Ok(settling) => Some(Job { inode: Arc::clone(inode), settling: settling?, open }),
-            Err(error) => {
-                self.name_damage(inode, error);
-                None
-            }
-        }
+        let keys = open.keys(self, Access::WriteBack)?;
+        let settling = open.sealed.begin_settling(&keys)?;
+        drop(keys);
+        Ok(settling.map(|settling| Job { inode: Arc::clone(inode), open, settling }))
     }
 
     fn flush(&self, jobs: &[Job]) -> FsResult<()> {
@@ -182,32 +193,21 @@ impl Fs {
         Ok(jobs.iter().try_for_each(|job| job.open.sealed.sync(true))?)
     }
 
-    /// Takes one file a step further; false when there is nothing more to do for it now.
-    fn step(&self, job: &mut Job) -> bool {
-        let stepped = (|| {
-            let keys = job.open.keys(self, Access::WriteBack)?;
-            keep_mtime(&job.inode, || Ok(job.open.sealed.settle(&keys, &mut job.settling)?))
-        })();
-        match stepped {
-            Ok(step) => step == Step::Flush,
-            Err(error) => {
-                self.name_damage(&job.inode, error);
-                false
-            }
-        }
+    fn step(&self, job: &mut Job) -> FsResult<Step> {
+        let keys = job.open.keys(self, Access::WriteBack)?;
+        keep_mtime(&job.inode, || Ok(job.open.sealed.settle(&keys, &mut job.settling)?))
     }
 
-    /// Lets go of a file that is settled, or that cannot be now; one that changed meanwhile waits
-    /// again.
-    fn finish_job(&self, inode: &Arc<Inode>) {
+    /// Lets go of a file that is settled, or that cannot be; one that changed meanwhile waits again.
+    fn finish_job(&self, inode: &Arc<Inode>, failed: bool) {
         let opening = inode.opening();
         let Some(open) = &opening.file else { return };
         if opening.handles > 0 {
             return;
         }
-        if open.sealed.is_settled() || open.gate.check_program().is_err() || inode.links() == 0 {
+        if failed || open.sealed.is_settled() || inode.links() == 0 {
             self.let_go(inode, opening);
-        } else if open.keys.read().is_some() {
+        } else {
             open.last_use.store(self.settler.now(), Ordering::Relaxed);
             drop(opening);
             self.settler.add(inode);
