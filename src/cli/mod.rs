@@ -21,6 +21,8 @@ use args::{Arguments, Command, FileCommand, KeyCommand};
 use exit::{CliError, CliResult, Code};
 use output::Output;
 
+use crate::sys::process;
+
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -54,6 +56,10 @@ fn not_understood(error: &clap::Error) -> ExitCode {
 
 fn run(arguments: Arguments, output: &Output) -> CliResult<()> {
     let global = &arguments.global;
+    // Before there is a secret to protect.
+    process::harden().map_err(|e| {
+        CliError::new(Code::Unexpected, format!("the process's memory cannot be protected: {e}"))
+    })?;
     if !matches!(arguments.command, Command::Mount(_)) {
         log::to_stderr(global.verbose);
     }

@@ -158,7 +158,6 @@ fn in_background(mut plan: Plan, pipe: File) {
 fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
     let unexpected =
         |what: &str, e: &dyn std::fmt::Display| CliError::new(Code::Unexpected, format!("{what}: {e}"));
-    process::harden().map_err(|e| unexpected("protecting the process's memory", &e))?;
     let descriptors = process::raise_descriptor_limit();
     let descriptors = descriptors.map_err(|e| unexpected("raising the limit of open files", &e))?;
     let store = match &plan.secret {
