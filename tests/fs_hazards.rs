@@ -47,9 +47,14 @@ impl Bench {
     }
 
     fn mount(&self) -> Arc<Fs> {
+        self.mount_within(1000)
+    }
+
+    /// A mount that may hold about so many descriptors.
+    fn mount_within(&self, descriptors: u64) -> Arc<Fs> {
         let volume = Volume::open(&self.volume(), &*self.provider, false).unwrap();
         let mountpoint = self.dir.path().join("mnt");
-        Arc::new(Fs::new(volume, Arc::clone(&self.provider), &mountpoint, 1000).unwrap())
+        Arc::new(Fs::new(volume, Arc::clone(&self.provider), &mountpoint, descriptors).unwrap())
     }
 
     /// The backing entries that are no record of kmsfs's own.
@@ -227,4 +232,66 @@ fn attributes_of_a_directory_are_bound_to_it() {
     rustix::fs::setxattr(&to, name, &value[..len], XattrFlags::empty()).unwrap();
     assert_eq!(fs.getxattr(first.ino, OsStr::new("user.role")).unwrap(), b"admin");
     assert_eq!(fs.getxattr(second.ino, OsStr::new("user.role")).unwrap_err().errno(), libc::EIO);
+}
+
+#[test]
+fn a_tree_may_be_larger_than_the_limit_of_descriptors() {
+    const LIMIT: u64 = 64;
+    let bench = Bench::new();
+    let fs = bench.mount_within(LIMIT);
+    let settling = Arc::clone(&fs);
+    let settler = std::thread::spawn(move || settling.run_settler());
+    let held = || fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    let before = held();
+    let mut files = Vec::new();
+    for d in 0..8 {
+        let dir = fs.mkdir(me(), ROOT_INO, OsStr::new(&format!("d{d}")), 0o700).unwrap();
+        for f in 0..20 {
+            let name = format!("f{f}");
+            let (attr, fh) = fs.create(me(), dir.ino, OsStr::new(&name), 0o600).unwrap();
+            fs.write(fh, 0, format!("{d}/{f}").as_bytes(), false, false).unwrap();
+            fs.release(fh);
+            files.push((d, f, dir.ino, attr.ino, name));
+        }
+    }
+    // The kernel knows every one of them; some are renamed, some removed while open.
+    let mut open = Vec::new();
+    for (d, f, dir, ino, name) in &mut files {
+        match *f % 5 {
+            0 => {
+                let to = format!("renamed{f}");
+                let mode = kmsfs::fs::RenameMode::Replace;
+                fs.rename(*dir, OsStr::new(&name), ROOT_INO, OsStr::new(&format!("{d}{to}")), mode).unwrap();
+            }
+            1 if *d == 3 => {
+                open.push((fs.open(*ino, false).unwrap(), *ino, format!("{d}/{f}")));
+                fs.unlink(*dir, OsStr::new(&name)).unwrap();
+            }
+            _ => {}
+        }
+    }
+    fs.rename(ROOT_INO, OsStr::new("d7"), ROOT_INO, OsStr::new("moved"), kmsfs::fs::RenameMode::Replace)
+        .unwrap();
+    for (d, f, _, ino, _) in &files {
+        if open.iter().any(|(_, gone, _)| gone == ino) {
+            continue;
+        }
+        let mut out = [0; 16];
+        let fh = fs.open(*ino, false).unwrap();
+        let len = fs.read(fh, 0, &mut out).unwrap();
+        assert_eq!(&out[..len], format!("{d}/{f}").as_bytes());
+        fs.release(fh);
+        assert_eq!(fs.getattr(*ino).unwrap().nlink, 1);
+    }
+    for (fh, ino, contents) in open {
+        let mut out = [0; 16];
+        let len = fs.read(fh, 0, &mut out).unwrap();
+        assert_eq!(&out[..len], contents.as_bytes());
+        assert_eq!(fs.getattr(ino).unwrap().nlink, 0);
+        fs.release(fh);
+    }
+    // Other tests of this process hold a few as well.
+    assert!(held() < before + 3 * LIMIT, "{} descriptors", held());
+    fs.stop_settler();
+    settler.join().unwrap();
 }

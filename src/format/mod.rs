@@ -2,7 +2,7 @@
 //! the drawing against the constants here.
 //!
 //! Three kinds of object begin with a [`page::Page`]: a file, a directory record and the volume
-//! itself. A file's page is followed by its chunks ([`layout`], [`unit`]) with map pages between
+//! itself. A file's page is followed by its chunks ([`layout`], [`mod@unit`]) with map pages between
 //! them that hold the *floor epochs* of the chunks ([`floors`]).
 
 pub mod floors;
