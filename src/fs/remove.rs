@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
 use super::directory::{Directory, backing_names};
-use super::inode::Inode;
+use super::inode::{Inode, Opening};
 use super::lookup::seal_name;
 use super::{FileKind, Fs, FsError, FsResult};
 use crate::format::{DIRECTORY_NAME, RESERVED_PREFIX};
@@ -32,9 +32,10 @@ impl Fs {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
-        self.pin(&parent, &stored)?;
+        let removed = self.pin(&parent, &stored)?;
         rustix::fs::unlinkat(&*parent.fd()?, &stored.name, AtFlags::empty())?;
         self.remove_sidecar(&parent, &stored);
+        self.free_if_gone(removed.as_ref());
         Ok(())
     }
 
@@ -109,15 +110,36 @@ impl Fs {
         }
         if mode != RenameMode::Exchange {
             self.remove_sidecar(&from, &source);
-        } else if let Some(replaced) = replaced {
+        } else if let Some(replaced) = &replaced {
             replaced.set_place(&from, &source.name);
+        }
+        if mode == RenameMode::Replace {
+            self.free_if_gone(replaced.as_ref());
         }
         Ok(())
     }
 
     /// Keeps the inode behind an entry usable for those who have it open when the entry is gone.
-    fn pin(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
-        self.inodes.known(parent, &stored.name)?.map_or(Ok(()), |inode| inode.pin())
+    fn pin(&self, parent: &Inode, stored: &StoredName) -> FsResult<Option<Arc<Inode>>> {
+        let known = self.inodes.known(parent, &stored.name)?;
+        known.iter().try_for_each(|inode| inode.pin())?;
+        Ok(known)
+    }
+
+    /// Lets go of a file without a name that nobody has open, so that its space is free: it does
+    /// not have to be settled any more.
+    fn free_if_gone(&self, inode: Option<&Arc<Inode>>) {
+        let Some(inode) = inode else { return };
+        let is_idle = |opening: &Opening| opening.file.is_some() && opening.handles == 0;
+        let idle = is_idle(&inode.opening());
+        if idle && inode.links() == 0 {
+            // Without the file's lock held, which the settler takes after its own.
+            self.settler.remove(inode.ino);
+            let opening = inode.opening();
+            if is_idle(&opening) {
+                self.let_go(inode, opening);
+            }
+        }
     }
 
     fn exists(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {

@@ -67,6 +67,11 @@ impl Settler {
         }
     }
 
+    /// Has a file wait no longer.
+    pub(super) fn remove(&self, ino: u64) {
+        self.waiting.lock().remove(&ino);
+    }
+
     /// Seconds since the mount.
     pub(super) fn now(&self) -> i64 {
         self.begin.elapsed().as_secs().cast_signed()
