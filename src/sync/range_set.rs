@@ -56,16 +56,6 @@ impl RangeSet {
         self.ranges.iter().map(|(&start, &end)| start..end)
     }
 
-    /// Whether the set has no members.
-    pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-    }
-
-    /// Number of ranges kept, which bounds the memory used.
-    pub fn fragments(&self) -> usize {
-        self.ranges.len()
-    }
-
     /// Removes every member.
     pub fn clear(&mut self) {
         self.ranges.clear();
