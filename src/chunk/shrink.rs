@@ -95,7 +95,11 @@ impl<B: Backing> SealedFile<B> {
         self.hole_pending.store(true, Ordering::SeqCst);
         for run in runs(whole.clone()) {
             let len = (run.end - run.start) * self.layout.unit();
-            self.backing.punch(self.layout.unit_offset(run.start), len).map_err(ChunkError::Io)?;
+            if let Err(error) = self.backing.punch(self.layout.unit_offset(run.start), len) {
+                // Which chunks are holes now is not known.
+                self.uncertain.store(true, Ordering::Relaxed);
+                return Err(ChunkError::Io(error).into());
+            }
         }
         self.written.lock().remove(whole);
         Ok(())
