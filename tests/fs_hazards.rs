@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use kmsfs::clock::SystemClock;
 use kmsfs::format::PAGE_LEN;
-use kmsfs::fs::{Fs, FsError, ROOT_INO, Requester, Volume, Watcher};
+use kmsfs::fs::{Fs, FsError, NewMode, ROOT_INO, Requester, Volume, Watcher};
 use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
 use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
 use kmsfs::provider::{Embedded, Provider};
@@ -68,15 +68,23 @@ impl Bench {
     }
 }
 
+fn mode(mode: u32) -> NewMode {
+    NewMode { mode, umask: 0 }
+}
+
 fn me() -> Requester {
-    Requester { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    Requester {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        pid: std::process::id(),
+    }
 }
 
 /// Creates a file, or opens it, and writes to it; leaves it open.
 fn write(fs: &Fs, name: &str, at: u64, data: &[u8]) -> u64 {
     let fh = match fs.lookup(ROOT_INO, OsStr::new(name)) {
         Ok(attr) => fs.open(attr.ino, true).unwrap(),
-        Err(_) => fs.create(me(), ROOT_INO, OsStr::new(name), 0o600).unwrap().1,
+        Err(_) => fs.create(me(), ROOT_INO, OsStr::new(name), mode(0o600)).unwrap().1,
     };
     fs.write(fh, at, data, false, false).unwrap();
     fh
@@ -192,8 +200,8 @@ fn a_lost_record_of_a_directory_is_rebuilt_from_its_long_names() {
     let bench = Bench::new();
     let long = "n".repeat(200);
     let fs = bench.mount();
-    let dir = fs.mkdir(me(), ROOT_INO, OsStr::new("d"), 0o700).unwrap();
-    let (_, fh) = fs.create(me(), dir.ino, OsStr::new(&long), 0o600).unwrap();
+    let dir = fs.mkdir(me(), ROOT_INO, OsStr::new("d"), mode(0o700)).unwrap();
+    let (_, fh) = fs.create(me(), dir.ino, OsStr::new(&long), mode(0o600)).unwrap();
     fs.release(fh);
     fs.shut_down().unwrap();
     drop(fs);
@@ -219,10 +227,10 @@ fn either_copy_of_the_volume_page_is_enough() {
 fn attributes_of_a_directory_are_bound_to_it() {
     let bench = Bench::new();
     let fs = bench.mount();
-    let first = fs.mkdir(me(), ROOT_INO, OsStr::new("a"), 0o700).unwrap();
+    let first = fs.mkdir(me(), ROOT_INO, OsStr::new("a"), mode(0o700)).unwrap();
     let from = bench.entries().remove(0);
-    fs.setxattr(first.ino, OsStr::new("user.role"), b"admin", 0).unwrap();
-    let second = fs.mkdir(me(), ROOT_INO, OsStr::new("b"), 0o700).unwrap();
+    fs.setxattr(me(), first.ino, OsStr::new("user.role"), b"admin", 0).unwrap();
+    let second = fs.mkdir(me(), ROOT_INO, OsStr::new("b"), mode(0o700)).unwrap();
     let to = bench.entries().into_iter().find(|entry| *entry != from).unwrap();
     let mut names = vec![0; 4096];
     let len = rustix::fs::listxattr(&from, &mut names).unwrap();
@@ -245,10 +253,10 @@ fn a_tree_may_be_larger_than_the_limit_of_descriptors() {
     let before = held();
     let mut files = Vec::new();
     for d in 0..8 {
-        let dir = fs.mkdir(me(), ROOT_INO, OsStr::new(&format!("d{d}")), 0o700).unwrap();
+        let dir = fs.mkdir(me(), ROOT_INO, OsStr::new(&format!("d{d}")), mode(0o700)).unwrap();
         for f in 0..20 {
             let name = format!("f{f}");
-            let (attr, fh) = fs.create(me(), dir.ino, OsStr::new(&name), 0o600).unwrap();
+            let (attr, fh) = fs.create(me(), dir.ino, OsStr::new(&name), mode(0o600)).unwrap();
             fs.write(fh, 0, format!("{d}/{f}").as_bytes(), false, false).unwrap();
             fs.release(fh);
             files.push((d, f, dir.ino, attr.ino, name));

@@ -109,8 +109,9 @@ pub(super) struct Mount {
     pub(super) foreground: bool,
     /// Mount options, separated by commas
     ///
-    /// ro, rw, allow_other, nonempty, threads=N, and as in mount(8): dev, nodev, suid, nosuid, exec,
-    /// noexec, atime, noatime, sync, async, dirsync
+    /// ro, rw, allow_other, nonempty, threads=N, writeback (faster small writes, which are lost if the
+    /// mount's process is killed), and as in mount(8): dev, nodev, suid, nosuid, exec, noexec, atime,
+    /// noatime, sync, async, dirsync
     #[arg(short, long, value_name = "OPT,...")]
     pub(super) options: Vec<String>,
 }

@@ -11,6 +11,9 @@ use crate::format::layout::Layout;
 use crate::names;
 use crate::sys;
 
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+
 /// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
@@ -240,8 +243,8 @@ pub(super) fn keep_mtime<R>(inode: &Inode, f: impl FnOnce() -> FsResult<R>) -> F
 /// without privileges changed.
 pub(super) fn drop_privileges(inode: &Inode) -> FsResult<()> {
     let mode = rustix::fs::fstat(&*inode.fd()?)?.st_mode;
-    let executable_group = mode & 0o2010 == 0o2010;
-    let kept = mode & !(0o4000 | if executable_group { 0o2000 } else { 0 });
+    let executable_group = mode & (SET_GID | 0o010) == SET_GID | 0o010;
+    let kept = mode & !(SET_UID | if executable_group { SET_GID } else { 0 });
     if kept != mode {
         rustix::fs::chmod(sys::proc_path(&*inode.fd()?), Mode::from_raw_mode(kept & 0o7777))?;
     }
@@ -249,6 +252,22 @@ pub(super) fn drop_privileges(inode: &Inode) -> FsResult<()> {
         Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Takes the set-group-ID bit away when whoever changed the permissions is no member of the group,
+/// as the kernel does where it knows the caller.
+pub(super) fn drop_foreign_set_gid(by: Requester, inode: &Inode) -> FsResult<()> {
+    let stat = rustix::fs::fstat(&*inode.fd()?)?;
+    if by.uid == 0 || stat.st_mode & SET_GID == 0 {
+        return Ok(());
+    }
+    let is_member =
+        by.gid == stat.st_gid || sys::groups_of(by.pid).is_some_and(|groups| groups.contains(&stat.st_gid));
+    if is_member {
+        return Ok(());
+    }
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 & !SET_GID);
+    Ok(rustix::fs::chmod(sys::proc_path(&*inode.fd()?), mode)?)
 }
 
 /// Plaintext size for a backing length, without a key. Assumes the default chunk size, which is

@@ -1,15 +1,16 @@
 //! Making entries: files, directories, links, nodes.
 //!
-//! A file made for another user belongs to him before anyone can see it: it is created closed to
-//! everybody, given away, and opened up; the kernel answers nobody about the name before that.
+//! An entry has its owner, group, mode and ACL from its first moment: the backing filesystem gives
+//! them, to the requester whom the thread acts as.
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Dev, FileType, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags};
+use rustix::process::{getegid, geteuid};
 
 use super::directory::Directory;
 use super::inode::Inode;
@@ -23,16 +24,30 @@ use crate::format::head::{Head, Kind};
 use crate::format::slot::Wrapped;
 use crate::names::{self, StoredName};
 use crate::sys;
+use crate::sys::identity::act_as;
 
 /// Permission bits, and the three above them.
 const MODE_BITS: u32 = 0o7777;
+/// The permissions that a new directory's owner needs for its record.
+const OWNER_BITS: u32 = 0o700;
+/// Permissions that a directory's new entries get, in place of the umask.
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+
+/// The mode of a new entry, as the requester wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewMode {
+    /// Type and permissions.
+    pub mode: u32,
+    /// Permissions to leave out, unless the directory has a default ACL.
+    pub umask: u32,
+}
 
 impl Fs {
     /// Creates a regular file and opens it; answers its attributes and a handle. Counts a look-up.
     ///
     /// # Errors
     /// As open(2), and those of the directory's master key.
-    pub fn create(&self, by: Requester, parent: u64, name: &OsStr, mode: u32) -> FsResult<(Attr, u64)> {
+    pub fn create(&self, by: Requester, parent: u64, name: &OsStr, mode: NewMode) -> FsResult<(Attr, u64)> {
         let (inode, open) = self.create_file(by, parent, name, mode)?;
         let attr = self.attr_of(&inode)?;
         Ok((attr, self.new_handle(inode, open)))
@@ -42,17 +57,24 @@ impl Fs {
     ///
     /// # Errors
     /// As mknod(2), and for a regular file those of the directory's master key.
-    pub fn mknod(&self, by: Requester, parent: u64, name: &OsStr, mode: u32, rdev: u32) -> FsResult<Attr> {
-        if FileKind::of_mode(mode) == Some(FileKind::Regular) {
+    pub fn mknod(
+        &self,
+        by: Requester,
+        parent: u64,
+        name: &OsStr,
+        mode: NewMode,
+        rdev: u32,
+    ) -> FsResult<Attr> {
+        if FileKind::of_mode(mode.mode) == Some(FileKind::Regular) {
             let (inode, open) = self.create_file(by, parent, name, mode)?;
             let attr = self.attr_of(&inode)?;
             drop(open);
             self.close_file(&inode);
             return Ok(attr);
         }
-        let kind = FileType::from_raw_mode(mode);
-        self.make_entry(by, parent, name, mode, |dir, stored| {
-            Ok(rustix::fs::mknodat(&*dir.fd()?, stored, kind, Mode::empty(), Dev::from(rdev))?)
+        let kind = FileType::from_raw_mode(mode.mode);
+        self.make_entry(by, parent, name, |dir, stored| {
+            rustix::fs::mknodat(dir, stored, kind, permissions(dir, mode), Dev::from(rdev))
         })
     }
 
@@ -60,18 +82,21 @@ impl Fs {
     ///
     /// # Errors
     /// As mkdir(2).
-    pub fn mkdir(&self, by: Requester, parent: u64, name: &OsStr, mode: u32) -> FsResult<Attr> {
+    pub fn mkdir(&self, by: Requester, parent: u64, name: &OsStr, mode: NewMode) -> FsResult<Attr> {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
         self.write_sidecar(&parent, &stored)?;
-        rustix::fs::mkdirat(&*parent.fd()?, &stored.name, Mode::RWXU)?;
+        let fd = parent.fd()?;
+        let wanted = permissions(&fd, mode);
+        on_behalf_of(by, || rustix::fs::mkdirat(&fd, &stored.name, wanted | Mode::RWXU))?;
         let made = (|| {
             let inode = self.inodes.enter(&parent, &stored.name)?;
             let made = Directory::create(&self.volume, &*inode.fd()?, &directory)?;
             inode.set_directory(made);
-            give_to(by, &*inode.fd()?, mode)?;
+            give_group(by, &*inode.fd()?)?;
+            close_to_owner(&*inode.fd()?, wanted)?;
             self.unsynced_records.lock().push(Arc::clone(&inode));
             self.attr_of(&inode)
         })();
@@ -88,23 +113,7 @@ impl Fs {
     pub fn symlink(&self, by: Requester, parent: u64, name: &OsStr, target: &OsStr) -> FsResult<Attr> {
         let sealed = names::seal_target(&self.volume.keys.symlinks, target.as_bytes())?
             .ok_or(FsError::new(libc::ENAMETOOLONG))?;
-        self.check_writable()?;
-        let parent = self.inodes.find(parent)?;
-        let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
-        self.write_sidecar(&parent, &stored)?;
-        rustix::fs::symlinkat(sealed, &*parent.fd()?, &stored.name)?;
-        self.finish_entry(&parent, &stored, |inode| {
-            if by.uid == rustix::process::geteuid().as_raw() {
-                return Ok(());
-            }
-            Ok(rustix::fs::chownat(
-                &*inode.fd()?,
-                "",
-                Some(Uid::from_raw(by.uid)),
-                None,
-                AtFlags::EMPTY_PATH,
-            )?)
-        })
+        self.make_entry(by, parent, name, |dir, stored| rustix::fs::symlinkat(sealed, dir, stored))
     }
 
     /// Makes another name for an inode. Counts a look-up.
@@ -129,7 +138,7 @@ impl Fs {
         by: Requester,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
     ) -> FsResult<(Arc<Inode>, Arc<OpenFile>)> {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
@@ -137,9 +146,10 @@ impl Fs {
         let stored = seal_name(&directory, name)?;
         self.write_sidecar(&parent, &stored)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&*parent.fd()?, &stored.name, flags, Mode::RUSR | Mode::WUSR)?;
+        let dir = parent.fd()?;
+        let fd = on_behalf_of(by, || rustix::fs::openat(&dir, &stored.name, flags, permissions(&dir, mode)))?;
         let made = (|| {
-            give_to(by, &fd, mode)?;
+            give_group(by, &fd)?;
             let open = Arc::new(self.begin_file(&directory, File::from(fd))?);
             let inode = self.inodes.enter(&parent, &stored.name)?;
             let mut opening = inode.opening();
@@ -171,21 +181,21 @@ impl Fs {
         Ok(OpenFile::new(opened, gate))
     }
 
-    /// Makes an entry that is no regular file, directory or symbolic link.
+    /// Makes an entry that is neither a regular file nor a directory.
     fn make_entry(
         &self,
         by: Requester,
         parent: u64,
         name: &OsStr,
-        mode: u32,
-        make: impl FnOnce(&Inode, &str) -> FsResult<()>,
+        make: impl FnOnce(&OwnedFd, &str) -> rustix::io::Result<()>,
     ) -> FsResult<Attr> {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
         self.write_sidecar(&parent, &stored)?;
-        make(&parent, &stored.name)?;
-        self.finish_entry(&parent, &stored, |inode| give_to(by, &*inode.fd()?, mode))
+        let dir = parent.fd()?;
+        on_behalf_of(by, || make(&dir, &stored.name))?;
+        self.finish_entry(&parent, &stored, |inode| give_group(by, &*inode.fd()?))
     }
 
     /// Looks a new entry up and finishes it; removes it again if that fails.
@@ -226,19 +236,41 @@ impl Fs {
     }
 }
 
-/// Gives a new entry its owner and mode. The group is the one that the kernel gave it in a
-/// set-group-ID directory, else the requester's.
-fn give_to(by: Requester, fd: impl AsFd, mode: u32) -> FsResult<()> {
-    let stat = rustix::fs::fstat(fd.as_fd())?;
-    let ours =
-        Requester { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    // A group other than this process's was inherited.
-    let gid = (stat.st_gid == ours.gid && by.gid != ours.gid).then(|| rustix::fs::Gid::from_raw(by.gid));
-    let uid = (by.uid != ours.uid).then(|| Uid::from_raw(by.uid));
-    if uid.is_some() || gid.is_some() {
-        rustix::fs::chownat(fd.as_fd(), "", uid, gid, AtFlags::EMPTY_PATH)?;
+/// Creates something that is to belong to the requester.
+///
+/// # Errors
+/// Those of `create`; `EPERM` where an unprivileged mount would have to make another user's file.
+fn on_behalf_of<R>(by: Requester, create: impl FnOnce() -> rustix::io::Result<R>) -> FsResult<R> {
+    let gid = if geteuid().is_root() { by.gid } else { getegid().as_raw() };
+    let _acting = act_as(by.uid, gid)?;
+    Ok(create()?)
+}
+
+/// Gives a new entry the requester's group where this process has to do that itself: an
+/// unprivileged one may be a member of groups that it cannot act as. A group other than its own
+/// was inherited from the directory.
+fn give_group(by: Requester, fd: impl AsFd) -> FsResult<()> {
+    let own = getegid().as_raw();
+    if geteuid().is_root() || by.gid == own || rustix::fs::fstat(fd.as_fd())?.st_gid != own {
+        return Ok(());
     }
-    let inherited = stat.st_mode & 0o2000;
-    let mode = Mode::from_raw_mode(mode & MODE_BITS | inherited);
-    Ok(rustix::fs::chmod(sys::proc_path(fd), mode)?)
+    Ok(rustix::fs::chownat(fd, "", None, Some(Gid::from_raw(by.gid)), AtFlags::EMPTY_PATH)?)
+}
+
+/// The permissions to create an entry with. The backing filesystem applies a default ACL itself.
+fn permissions(dir: &OwnedFd, new: NewMode) -> Mode {
+    let masked = new.mode & new.umask & MODE_BITS != 0
+        && rustix::fs::getxattr_query(sys::proc_path(dir), DEFAULT_ACL).is_err();
+    let left_out = if masked { new.umask } else { 0 };
+    Mode::from_raw_mode(new.mode & MODE_BITS & !left_out)
+}
+
+/// Takes from a new directory's owner what only its record was written with.
+fn close_to_owner(fd: impl AsFd, wanted: Mode) -> FsResult<()> {
+    let surplus = OWNER_BITS & !wanted.as_raw_mode();
+    if surplus == 0 {
+        return Ok(());
+    }
+    let mode = rustix::fs::fstat(fd.as_fd())?.st_mode & MODE_BITS & !surplus;
+    Ok(rustix::fs::chmod(sys::proc_path(fd), Mode::from_raw_mode(mode))?)
 }

@@ -34,6 +34,7 @@ use crate::provider::{CacheSettings, KeyCache, Provider};
 
 pub use attr::Time;
 pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};
+pub use create::NewMode;
 pub use error::{FsError, FsResult};
 pub use io::{Allocate, Whence};
 pub use readdir::DirEntry;
@@ -58,6 +59,8 @@ pub struct Requester {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
+    /// Process id; 0 where the kernel acts by itself, or for a process that is not to be seen.
+    pub pid: u32,
 }
 
 /// The kernel's caches, as far as the filesystem has to reach into them. Never called from within

@@ -15,9 +15,10 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use serde::Serialize;
 
+use super::attr::drop_foreign_set_gid;
 use super::inode::Inode;
 use super::keys::Access;
-use super::{FileKind, Fs, FsError, FsResult};
+use super::{FileKind, Fs, FsError, FsResult, Requester};
 use crate::codec::Reader;
 use crate::crypto::kdf::Kdf;
 use crate::crypto::wrap::{open_into, seal_into};
@@ -33,6 +34,8 @@ pub const KEY_XATTR: &str = "user.kmsfs.key";
 /// A description of a file as JSON; readable.
 pub const INFO_XATTR: &str = "user.kmsfs.info";
 
+/// The permissions of users and groups; the kernel enforces them.
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 const OWN_PREFIX: &[u8] = b"user.kmsfs.";
 const USER_PREFIX: &[u8] = b"user.";
 const SEAL_OVERHEAD: usize = NONCE_LEN + TAG_LEN;
@@ -88,7 +91,7 @@ impl Fs {
     ///
     /// # Errors
     /// As setxattr(2); `EPERM` for the filesystem's own names but [`KEY_XATTR`] on a directory.
-    pub fn setxattr(&self, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> FsResult<()> {
+    pub fn setxattr(&self, by: Requester, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> FsResult<()> {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
@@ -105,7 +108,10 @@ impl Fs {
                     self.with_value_key(&inode, |key, object| self.seal_attribute(key, object, n, value))?;
                 Ok(rustix::fs::setxattr(path, self.backing_name(n).as_bytes(), &sealed, flags)?)
             }
-            n => Ok(rustix::fs::setxattr(path, n, value, flags)?),
+            n => {
+                rustix::fs::setxattr(path, n, value, flags)?;
+                if n == ACCESS_ACL { drop_foreign_set_gid(by, &inode) } else { Ok(()) }
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use fuser::{
 };
 
 use super::convert::{file_type, requester, set_time, to_fuse};
-use crate::fs::{Allocate, Attr, Fs, FsError, FsResult, RenameMode, SetAttr, Whence};
+use crate::fs::{Allocate, Attr, Fs, FsError, FsResult, NewMode, RenameMode, SetAttr, Whence};
 
 /// How long the kernel may keep what it was told: nobody else changes the volume.
 const TTL: Duration = Duration::from_secs(3600);
@@ -27,8 +27,7 @@ const MAX_IO: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 const NAME_MAX: u32 = 255;
 
-const CAPABILITIES: [InitFlags; 7] = [
-    InitFlags::FUSE_WRITEBACK_CACHE,
+const CAPABILITIES: [InitFlags; 8] = [
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -36,6 +35,9 @@ const CAPABILITIES: [InitFlags; 7] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     // Set-ID bits are dropped on our side, which spares the kernel a question before every write.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    // ACLs decide about accesses, and a directory's default ACL takes the place of the umask.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 thread_local! {
@@ -46,11 +48,13 @@ thread_local! {
 /// The filesystem as `fuser` wants it.
 pub(super) struct Adapter {
     fs: Arc<Fs>,
+    /// The kernel may gather writes.
+    writeback: bool,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<Fs>) -> Self {
-        Self { fs }
+    pub(super) fn new(fs: Arc<Fs>, writeback: bool) -> Self {
+        Self { fs, writeback }
     }
 }
 
@@ -101,7 +105,8 @@ fn reply_xattr(reply: ReplyXattr, size: u32, operation: impl FnOnce() -> FsResul
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
+        let writeback = self.writeback.then_some(InitFlags::FUSE_WRITEBACK_CACHE);
+        for capability in CAPABILITIES.into_iter().chain(writeback) {
             if config.add_capabilities(capability).is_err() {
                 tracing::debug!("the kernel has no {capability:?}");
             }
@@ -165,14 +170,16 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let mode = NewMode { mode, umask };
         reply_entry(reply, || self.fs.mknod(requester(req), parent.0, name, mode, rdev));
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let mode = NewMode { mode, umask };
         reply_entry(reply, || self.fs.mkdir(requester(req), parent.0, name, mode));
     }
 
@@ -228,10 +235,11 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        let mode = NewMode { mode, umask };
         match run(|| self.fs.create(requester(req), parent.0, name, mode)) {
             Ok((attr, fh)) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;
@@ -394,7 +402,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -402,7 +410,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, || self.fs.setxattr(ino.0, name, value, flags));
+        reply_empty(reply, || self.fs.setxattr(requester(req), ino.0, name, value, flags));
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

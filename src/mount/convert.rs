@@ -7,7 +7,7 @@ use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 use crate::fs::{Attr, FileKind, Requester, SetTime, Time};
 
 pub(super) fn requester(req: &Request) -> Requester {
-    Requester { uid: req.uid(), gid: req.gid() }
+    Requester { uid: req.uid(), gid: req.gid(), pid: req.pid() }
 }
 
 pub(super) fn to_fuse(attr: &Attr) -> FileAttr {

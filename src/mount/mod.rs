@@ -133,7 +133,7 @@ fn start(
     mountpoint: &Path,
     options: &MountOptions,
 ) -> io::Result<(Session<Adapter>, Unmounter)> {
-    let adapter = Adapter::new(Arc::clone(fs));
+    let adapter = Adapter::new(Arc::clone(fs), options.writeback);
     let config = config(source, options);
     if !rustix::process::geteuid().is_root() {
         let mut session = Session::new(adapter, mountpoint, &config)?;

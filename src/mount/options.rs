@@ -17,6 +17,9 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// The mount point need not be empty.
     pub nonempty: bool,
+    /// The kernel gathers writes and passes them on later: faster for small ones, but those that it
+    /// still has are lost if this process is killed.
+    pub writeback: bool,
     /// Event loops; `None` for as many as suit the machine.
     pub threads: Option<usize>,
     kernel: Vec<MountOption>,
@@ -48,6 +51,10 @@ impl MountOptions {
             }
             "allow_other" => {
                 self.allow_other = true;
+                return Ok(());
+            }
+            "writeback" => {
+                self.writeback = true;
                 return Ok(());
             }
             "nonempty" => {

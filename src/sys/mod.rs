@@ -2,6 +2,7 @@
 //! phrase.
 #![allow(unsafe_code)]
 
+pub mod identity;
 pub mod process;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -29,6 +30,15 @@ pub fn path_of(fd: impl AsFd) -> String {
         Ok(path) => String::from_utf8_lossy(path.as_bytes()).into_owned(),
         Err(_) => "(unknown)".to_owned(),
     }
+}
+
+/// The groups of a process, its effective one first, from `/proc`; `None` if it is gone.
+pub fn groups_of(pid: u32) -> Option<Vec<u32>> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let effective = field("Gid:")?.split_whitespace().nth(1)?;
+    let supplementary = field("Groups:")?.split_whitespace();
+    std::iter::once(effective).chain(supplementary).map(|gid| gid.parse().ok()).collect()
 }
 
 /// The process that holds a lock on the file, from `/proc/locks`, for messages.

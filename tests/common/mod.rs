@@ -169,9 +169,14 @@ impl World {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         rustix::mount::unmount(mountpoint, UnmountFlags::DETACH).unwrap();
-        let files = format!("/proc/{}/fd", pid.as_raw_nonzero());
-        let closed = || std::fs::read_dir(&files).map_or(true, |open| open.count() == 0);
-        wait_until("the killed process lets go of its files", closed);
+        // The last thread to go closes the files; the first one stays behind as a zombie.
+        let threads = format!("/proc/{}/task", pid.as_raw_nonzero());
+        let last = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        let gone = || {
+            let zombie = std::fs::read_to_string(&last).map_or(true, |stat| stat.contains(") Z "));
+            zombie && std::fs::read_dir(&threads).map_or(true, |threads| threads.count() <= 1)
+        };
+        wait_until("the killed process lets go of its files", gone);
     }
 
     /// Processes of mounts in this world.
