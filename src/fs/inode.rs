@@ -115,6 +115,11 @@ impl Inode {
         *self.place.lock() = Some(Place { parent: Arc::clone(parent), stored: stored.to_owned() });
     }
 
+    /// Number of the directory in which the inode was found last; the root is its own.
+    pub(super) fn parent_ino(&self) -> u64 {
+        self.place.lock().as_ref().map_or(self.ino, |place| place.parent.ino)
+    }
+
     /// Takes the descriptor away, unless it has to stay or was used since the last call.
     pub(super) fn give_up_descriptor(&self) -> bool {
         let mut descriptor = self.descriptor.lock();

@@ -1,26 +1,35 @@
-//! Listing directories: a snapshot per handle, so that positions stay valid while entries come and
-//! go.
+//! Listing directories, straight from the backing directory.
+//!
+//! Positions are the backing filesystem's own. It keeps them valid while entries come and go, and
+//! nothing has to be remembered per handle: a directory of any size is listed in little memory.
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStringExt;
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, RawDir, SeekFrom};
 
 use super::attr::FileKind;
-use super::directory::{Directory, open_listing, read_sidecar};
+use super::directory::{Directory, read_sidecar};
 use super::inode::Inode;
 use super::{Attr, Fs, FsError, FsResult};
 use crate::names::{self, Entry};
 use crate::sys;
+
+/// Bytes of backing entries to ask for at a time.
+const BATCH: usize = 32 << 10;
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
     /// Its name.
     pub name: OsString,
-    /// Inode number; zero where only a look-up would tell.
+    /// Inode number.
     pub ino: u64,
     /// What it is.
     pub kind: FileKind,
@@ -28,11 +37,25 @@ pub struct DirEntry {
     pub next: u64,
 }
 
+impl DirEntry {
+    /// Whether it is the directory itself or its parent.
+    pub fn is_dot(&self) -> bool {
+        self.name == "." || self.name == ".."
+    }
+}
+
 /// An open directory handle.
 pub(super) struct Listing {
     inode: Arc<Inode>,
-    /// The entries as of the last reading from the beginning.
-    entries: Mutex<Option<Arc<Vec<DirEntry>>>>,
+    stream: Mutex<Stream>,
+}
+
+/// The backing directory, and what was read of it and not yet taken.
+struct Stream {
+    fd: OwnedFd,
+    /// Position of the first entry in `ahead`; of what is read next, if there is none.
+    position: u64,
+    ahead: VecDeque<DirEntry>,
 }
 
 impl Fs {
@@ -43,33 +66,48 @@ impl Fs {
     pub fn opendir(&self, ino: u64) -> FsResult<u64> {
         let inode = self.inodes.find(ino)?;
         inode.directory(&self.volume)?;
+        let fd = sys::reopen(&*inode.fd()?, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let stream = Mutex::new(Stream { fd, position: 0, ahead: VecDeque::new() });
         let fh = self.new_handle_number();
-        let listing = Arc::new(Listing { inode, entries: Mutex::new(None) });
-        self.listings.lock().insert(fh, listing);
+        self.listings.lock().insert(fh, Arc::new(Listing { inode, stream }));
         Ok(fh)
     }
 
-    /// The entries from a position on. From 0 the directory is read anew.
+    /// Passes the entries from a position on to `take`, until that breaks off: the entry at which it
+    /// does is the next one. A position is 0 or an entry's [`DirEntry::next`].
     ///
     /// # Errors
-    /// As readdir(3).
-    pub fn readdir(&self, fh: u64, position: u64) -> FsResult<impl Iterator<Item = DirEntry> + use<>> {
+    /// As readdir(3), unless entries were taken before: then the next call reports it.
+    pub fn readdir(
+        &self,
+        fh: u64,
+        position: u64,
+        mut take: impl FnMut(&DirEntry) -> ControlFlow<()>,
+    ) -> FsResult<()> {
         let listing = self.listing(fh)?;
-        let mut entries = listing.entries.lock();
-        let snapshot = match &*entries {
-            Some(snapshot) if position != 0 => Arc::clone(snapshot),
-            _ => {
-                let fresh = Arc::new(self.list(&listing.inode)?);
-                *entries = Some(Arc::clone(&fresh));
-                fresh
+        let directory = listing.inode.directory(&self.volume)?;
+        let mut stream = listing.stream.lock();
+        let mut taken = false;
+        // From the beginning, a program wants to see the directory as it is now.
+        if position == 0 || stream.position != position {
+            stream.seek(position)?;
+        }
+        loop {
+            while let Some(entry) = stream.ahead.pop_front() {
+                if take(&entry).is_break() {
+                    stream.ahead.push_front(entry);
+                    return Ok(());
+                }
+                stream.position = entry.next;
+                taken = true;
             }
-        };
-        let mut at = usize::try_from(position).unwrap_or(usize::MAX);
-        Ok(std::iter::from_fn(move || {
-            let entry = snapshot.get(at)?.clone();
-            at += 1;
-            Some(entry)
-        }))
+            match stream.read(&listing.inode, &directory) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(_) if taken => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The attributes of an entry that was listed. Counts a look-up, except for `.` and `..`.
@@ -78,7 +116,7 @@ impl Fs {
     /// As [`Fs::lookup`].
     pub fn entry_attr(&self, fh: u64, entry: &DirEntry) -> FsResult<Attr> {
         let listing = self.listing(fh)?;
-        if entry.name == "." || entry.name == ".." {
+        if entry.is_dot() {
             return self.attr_of(&listing.inode);
         }
         self.lookup(listing.inode.ino, &entry.name)
@@ -106,27 +144,40 @@ impl Fs {
     fn listing(&self, fh: u64) -> FsResult<Arc<Listing>> {
         self.listings.lock().get(&fh).cloned().ok_or(FsError::new(libc::EBADF))
     }
+}
 
-    fn list(&self, inode: &Inode) -> FsResult<Vec<DirEntry>> {
-        let directory = inode.directory(&self.volume)?;
-        let mut entries = Vec::new();
-        let mut add = |name: OsString, ino, kind| {
-            let next = entries.len() as u64 + 1;
-            entries.push(DirEntry { name, ino, kind, next });
-        };
-        add(".".into(), inode.ino, FileKind::Directory);
-        add("..".into(), inode.ino, FileKind::Directory);
-        for entry in open_listing(&*inode.fd()?)? {
+impl Stream {
+    fn seek(&mut self, position: u64) -> FsResult<()> {
+        self.ahead.clear();
+        rustix::fs::seek(&self.fd, SeekFrom::Start(position))?;
+        self.position = position;
+        Ok(())
+    }
+
+    /// Reads on; answers whether there was anything left.
+    fn read(&mut self, inode: &Inode, directory: &Directory) -> FsResult<bool> {
+        let mut buffer = [MaybeUninit::uninit(); BATCH];
+        let mut entries = RawDir::new(&self.fd, &mut buffer);
+        let mut any = false;
+        while let Some(entry) = entries.next() {
             let entry = entry?;
-            let stored = OsString::from_vec(entry.file_name().to_bytes().to_vec());
-            if stored == "." || stored == ".." {
-                continue;
-            }
-            let Some(name) = open_name(inode, &directory, &stored) else { continue };
+            any = true;
+            let stored = OsStr::from_bytes(entry.file_name().to_bytes());
+            let next = entry.next_entry_cookie();
             let kind = FileKind::of_mode(entry.file_type().as_raw_mode()).unwrap_or(FileKind::Regular);
-            add(OsString::from_vec(name), entry.ino(), kind);
+            let listed = match stored.as_bytes() {
+                b"." => Some((stored.to_owned(), inode.ino)),
+                b".." => Some((stored.to_owned(), inode.parent_ino())),
+                _ => open_name(inode, directory, stored).map(|name| (OsString::from_vec(name), entry.ino())),
+            };
+            if let Some((name, ino)) = listed {
+                self.ahead.push_back(DirEntry { name, ino, kind, next });
+            }
+            if entries.is_buffer_empty() {
+                break;
+            }
         }
-        Ok(entries)
+        Ok(any)
     }
 }
 

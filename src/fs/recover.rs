@@ -8,6 +8,7 @@
 //! findings are damage.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +16,7 @@ use rustix::fs::OFlags;
 
 use super::directory::Directory;
 use super::inode::Inode;
-use super::{FileKind, Fs, FsError, FsResult};
+use super::{DirEntry, FileKind, Fs, FsError, FsResult};
 use crate::chunk::Backing;
 use crate::format::PAGE_LEN;
 use crate::sys;
@@ -59,25 +60,27 @@ impl Fs {
     fn recover_directory(&self, inode: &Inode, below: &mut Vec<Arc<Inode>>) -> FsResult<bool> {
         let fh = self.opendir(inode.ino)?;
         let mut complete = true;
-        for entry in self.readdir(fh, 0)? {
-            if entry.name == "." || entry.name == ".." {
-                continue;
+        let listed = self.readdir(fh, 0, |entry| {
+            if !entry.is_dot() {
+                complete &= self.recover_listed(inode, entry, below).is_ok();
             }
-            // The look-up itself begins the recovery of a file.
-            let Ok(attr) = self.lookup(inode.ino, &entry.name) else {
-                complete = false;
-                continue;
-            };
-            let found = self.inodes.find(attr.ino)?;
-            if found.kind == FileKind::Directory {
-                below.push(found);
-                continue;
-            }
-            complete &= self.recover_file(&found).is_ok();
-            self.forget(attr.ino, 1);
-        }
+            ControlFlow::Continue(())
+        });
         self.releasedir(fh);
-        Ok(complete)
+        listed.map(|()| complete)
+    }
+
+    fn recover_listed(&self, parent: &Inode, entry: &DirEntry, below: &mut Vec<Arc<Inode>>) -> FsResult<()> {
+        // The look-up itself begins the recovery of a file.
+        let attr = self.lookup(parent.ino, &entry.name)?;
+        let found = self.inodes.find(attr.ino)?;
+        if found.kind == FileKind::Directory {
+            below.push(found);
+            return Ok(());
+        }
+        let recovered = self.recover_file(&found);
+        self.forget(attr.ino, 1);
+        recovered
     }
 
     /// What a look-up does about an entry that a crash may have interrupted. A file that cannot

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -101,6 +102,10 @@ fn reply_xattr(reply: ReplyXattr, size: u32, operation: impl FnOnce() -> FsResul
         Ok(_) => reply.error(Errno::ERANGE),
         Err(errno) => reply.error(errno),
     }
+}
+
+fn break_if(full: bool) -> ControlFlow<()> {
+    if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 impl Filesystem for Adapter {
@@ -325,12 +330,9 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let filled = run(|| {
-            for entry in self.fs.readdir(fh.0, offset)? {
-                if reply.add(INodeNo(entry.ino), entry.next, file_type(entry.kind), &entry.name) {
-                    break;
-                }
-            }
-            Ok(())
+            self.fs.readdir(fh.0, offset, |entry| {
+                break_if(reply.add(INodeNo(entry.ino), entry.next, file_type(entry.kind), &entry.name))
+            })
         });
         match filled {
             Ok(()) => reply.ok(),
@@ -347,18 +349,16 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let filled = run(|| {
-            for entry in self.fs.readdir(fh.0, offset)? {
+            self.fs.readdir(fh.0, offset, |entry| {
                 // An entry that is gone by now need not be listed.
-                let Ok(attr) = self.fs.entry_attr(fh.0, &entry) else { continue };
+                let Ok(attr) = self.fs.entry_attr(fh.0, entry) else { return ControlFlow::Continue(()) };
                 let ino = INodeNo(attr.ino);
-                if reply.add(ino, entry.next, &entry.name, &TTL, &to_fuse(&attr), GENERATION) {
-                    if entry.name != "." && entry.name != ".." {
-                        self.fs.forget(attr.ino, 1);
-                    }
-                    break;
+                let full = reply.add(ino, entry.next, &entry.name, &TTL, &to_fuse(&attr), GENERATION);
+                if full && !entry.is_dot() {
+                    self.fs.forget(attr.ino, 1);
                 }
-            }
-            Ok(())
+                break_if(full)
+            })
         });
         match filled {
             Ok(()) => reply.ok(),
