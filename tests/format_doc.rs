@@ -127,7 +127,7 @@ fn every_constant_has_the_value_that_the_page_gives() {
         format::floors::ENTRIES,
         format::floors::TABLE_LEN,
         names::MAX_NAME_LEN,
-        names::MAX_TARGET_LEN,
+        names::target::MAX_TARGET_LEN,
         names::MAX_SIDECAR_LEN,
         kms::OVERHEAD,
         kms::DATA_KEY_BLOB_LEN,
@@ -137,6 +137,7 @@ fn every_constant_has_the_value_that_the_page_gives() {
         format::VOLUME_NAME,
         format::VOLUME_COPY_NAME,
         format::DIRECTORY_NAME,
+        names::target::TARGETS_NAME,
         format::RESERVED_PREFIX,
         format::SEALED_XATTR_PREFIX,
         format::slot::LABEL,
@@ -368,8 +369,8 @@ fn names_are_sealed_as_described() {
     assert!(names::seal(&key, &[b'x'; 160]).sidecar.is_none());
     assert!(names::seal(&key, &[b'x'; 161]).sidecar.is_some());
 
-    let target = names::seal_target(&key, b"a.txt").unwrap().unwrap();
-    open_into(&key, b"kmsfs v1 symlink", &base64url.decode(target.as_bytes()).unwrap(), &mut padded).unwrap();
+    let target = names::target::seal(&key, b"a.txt").unwrap();
+    open_into(&key, b"kmsfs v1 symlink", &target, &mut padded).unwrap();
     assert_eq!(&padded, b"a.txt\0\0\0\0\0\0\0\0\0\0\0");
 }
 
@@ -379,7 +380,8 @@ fn labels_of_other_modules_are_on_the_page() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (file, code, drawn) in [
         ("src/names/mod.rs", r#"b"kmsfs v1 name""#, "`kmsfs v1 name`"),
-        ("src/names/mod.rs", r#"b"kmsfs v1 symlink""#, "`kmsfs v1 symlink`"),
+        ("src/names/target.rs", r#"b"kmsfs v1 symlink""#, "`kmsfs v1 symlink`"),
+        ("src/names/target.rs", r#""kmsfs.target.""#, "`kmsfs.target.`"),
         ("src/fs/xattr.rs", r#"b"kmsfs v1 xattr""#, "`kmsfs v1 xattr`"),
         ("src/fs/xattr.rs", r#"[LABEL, b" value ", &object.0, name]"#, "‖ ` value ` ‖ id ‖ *name*"),
         ("src/fs/directory.rs", r#""user.kmsfs.dir""#, "`user.kmsfs.dir`"),

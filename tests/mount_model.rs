@@ -96,13 +96,14 @@ fn op() -> impl Strategy<Value = Op> {
         2 => place().prop_map(Op::Unlink),
         6 => (place(), place(), 0u8..3).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
         3 => (place(), place()).prop_map(|(from, to)| Op::Link { from, to }),
-        2 => (place(), 1usize..3000).prop_map(|(at, len)| Op::Symlink { at, len }),
+        2 => (place(), 1usize..4096).prop_map(|(at, len)| Op::Symlink { at, len }),
         1 => place().prop_map(Op::Fifo),
         2 => (place(), 0u32..0o10000).prop_map(|(at, mode)| Op::Chmod { at, mode }),
         1 => (place(), 0u32..3).prop_map(|(at, uid)| Op::Chown { at, uid }),
         2 => (place(), -3_000_000_000i64..6_000_000_000, 0u32..1_000_000_000)
             .prop_map(|(at, seconds, nanoseconds)| Op::Times { at, seconds, nanoseconds }),
-        3 => (place(), 0u8..4, 0usize..2000).prop_map(|(at, which, len)| Op::SetXattr { at, which, len }),
+        // All of them together fit into what ext4 has for attributes, sealed too.
+        3 => (place(), 0u8..4, 0usize..800).prop_map(|(at, which, len)| Op::SetXattr { at, which, len }),
         1 => (place(), 0u8..4).prop_map(|(at, which)| Op::RemoveXattr { at, which }),
         2 => place().prop_map(Op::List),
         1 => place().prop_map(Op::Sync),

@@ -8,7 +8,6 @@ use super::inode::Inode;
 use super::keys::Access;
 use super::{Fs, FsError, FsResult, Requester};
 use crate::format::layout::Layout;
-use crate::names;
 use crate::sys;
 
 const SET_UID: u32 = 0o4000;
@@ -175,6 +174,11 @@ impl Fs {
             FileKind::Regular => {
                 attr.size = inode.plaintext_size(stat.st_size.cast_unsigned());
                 attr.blocks = attr.blocks.saturating_sub(HEADER_BLOCKS);
+                if attr.blocks == 0 && attr.size > 0 && inode.has_writers() {
+                    // The kernel may hold pages of a mapping. No blocks at all would tell archivers
+                    // that there is nothing to read.
+                    attr.blocks = 1;
+                }
                 attr.blksize = BLKSIZE;
             }
             // The length of a target needs the target; a damaged one is as long as it lies there.
@@ -186,12 +190,6 @@ impl Fs {
             _ => {}
         }
         Ok(attr)
-    }
-
-    pub(super) fn target_of(&self, inode: &Inode) -> FsResult<Vec<u8>> {
-        let stored = rustix::fs::readlinkat(&*inode.fd()?, "", Vec::new())?;
-        names::open_target(&self.volume.keys.symlinks, stored.as_bytes())
-            .map_err(|e| FsError::damaged(format!("{}: {e}", inode.path())))
     }
 
     fn set_size(

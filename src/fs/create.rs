@@ -6,7 +6,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags};
@@ -17,12 +16,12 @@ use super::inode::Inode;
 use super::keys::file_context;
 use super::lookup::seal_name;
 use super::open_file::{Disk, OpenFile};
-use super::{Attr, FileKind, Fs, FsError, FsResult, Requester};
+use super::{Attr, FileKind, Fs, FsResult, Requester};
 use crate::chunk::SealedFile;
 use crate::format::Id;
 use crate::format::head::{Head, Kind};
 use crate::format::slot::Wrapped;
-use crate::names::{self, StoredName};
+use crate::names::StoredName;
 use crate::sys;
 use crate::sys::identity::act_as;
 
@@ -50,7 +49,7 @@ impl Fs {
     pub fn create(&self, by: Requester, parent: u64, name: &OsStr, mode: NewMode) -> FsResult<(Attr, u64)> {
         let (inode, open) = self.create_file(by, parent, name, mode)?;
         let attr = self.attr_of(&inode)?;
-        Ok((attr, self.new_handle(inode, open)))
+        Ok((attr, self.new_handle(inode, open, true)))
     }
 
     /// Creates a regular file, FIFO, socket or device node. Counts a look-up.
@@ -104,16 +103,6 @@ impl Fs {
             self.undo_mkdir(&parent, &stored);
         }
         made
-    }
-
-    /// Creates a symbolic link. Counts a look-up.
-    ///
-    /// # Errors
-    /// As symlink(2); `ENAMETOOLONG` for a target that does not fit into the backing link.
-    pub fn symlink(&self, by: Requester, parent: u64, name: &OsStr, target: &OsStr) -> FsResult<Attr> {
-        let sealed = names::seal_target(&self.volume.keys.symlinks, target.as_bytes())?
-            .ok_or(FsError::new(libc::ENAMETOOLONG))?;
-        self.make_entry(by, parent, name, |dir, stored| rustix::fs::symlinkat(sealed, dir, stored))
     }
 
     /// Makes another name for an inode. Counts a look-up.
@@ -182,7 +171,7 @@ impl Fs {
     }
 
     /// Makes an entry that is neither a regular file nor a directory.
-    fn make_entry(
+    pub(super) fn make_entry(
         &self,
         by: Requester,
         parent: u64,

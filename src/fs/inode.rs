@@ -169,6 +169,11 @@ impl Inode {
         }
     }
 
+    /// Whether a handle may write to the file.
+    pub(super) fn has_writers(&self) -> bool {
+        self.open.lock().file.as_ref().is_some_and(|file| file.writers.load(Ordering::Acquire) > 0)
+    }
+
     /// Number of names that the file has.
     pub(super) fn links(&self) -> u64 {
         let stat = self.fd().and_then(|fd| Ok(rustix::fs::fstat(&*fd)?));

@@ -57,7 +57,7 @@ impl Fs {
             self.close_file(&inode);
             return Err(error);
         }
-        Ok(self.new_handle(inode, open))
+        Ok(self.new_handle(inode, open, write))
     }
 
     /// Reads into `out`; answers the number of bytes, fewer than asked for at the end only.
@@ -114,9 +114,27 @@ impl Fs {
         self.sync_records()
     }
 
+    /// Whether anyone has the handle's file open for writing, so that the kernel may hold pages of it
+    /// that it has not passed on.
+    pub fn has_writers(&self, fh: u64) -> bool {
+        self.handle(fh).is_ok_and(|handle| handle.open.writers.load(Ordering::Acquire) > 0)
+    }
+
+    /// Makes the kernel pass on what it holds of the handle's file. Waits for writes: not to be
+    /// called by a thread that serves them.
+    ///
+    /// # Errors
+    /// When the kernel could not be told, or a write failed.
+    pub fn write_back(&self, fh: u64) -> FsResult<()> {
+        let ino = self.handle(fh)?.inode.ino;
+        let kernel = self.kernel.read().clone();
+        Ok(kernel.map_or(Ok(()), |kernel| kernel.invalidate(ino))?)
+    }
+
     /// Closes a handle.
     pub fn release(&self, fh: u64) {
         let Some(handle) = self.handles.write().remove(&fh) else { return };
+        handle.open.writers.fetch_sub(u32::from(handle.write), Ordering::AcqRel);
         self.close_file(&handle.inode);
     }
 
@@ -160,9 +178,10 @@ impl Fs {
     }
 
     /// A number for a handle of a file that [`Fs::open_file`] opened.
-    pub(super) fn new_handle(&self, inode: Arc<Inode>, open: Arc<OpenFile>) -> u64 {
+    pub(super) fn new_handle(&self, inode: Arc<Inode>, open: Arc<OpenFile>, write: bool) -> u64 {
         let fh = self.new_handle_number();
-        self.handles.write().insert(fh, Arc::new(Handle { inode, open }));
+        open.writers.fetch_add(u32::from(write), Ordering::AcqRel);
+        self.handles.write().insert(fh, Arc::new(Handle { inode, open, write }));
         fh
     }
 

@@ -30,15 +30,6 @@ impl Fs {
         self.inodes.forget(ino, lookups);
     }
 
-    /// The target of a symbolic link.
-    ///
-    /// # Errors
-    /// `EINVAL` if it is none, `EIO` if it is damaged.
-    pub fn readlink(&self, ino: u64) -> FsResult<Vec<u8>> {
-        let inode = self.inodes.find(ino)?;
-        self.target_of(&inode).map_err(|error| self.name_damage(&inode, error))
-    }
-
     /// Writes the sidecar of a long name, durably, before the entry that needs it.
     pub(super) fn write_sidecar(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
         let Some(sidecar) = &stored.sidecar else { return Ok(()) };

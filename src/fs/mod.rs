@@ -19,6 +19,7 @@ mod readdir;
 mod recover;
 mod remove;
 mod settler;
+mod symlink;
 mod volume;
 mod watcher;
 mod xattr;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use parking_lot::{MutexGuard, RwLock};
 use rustix::fs::{Mode, OFlags};
@@ -25,6 +25,8 @@ pub(super) struct OpenFile {
     /// The file's keys while they may be used. Held for reading by every operation that uses
     /// them, so that taking them away waits for those.
     pub(super) keys: RwLock<Option<Arc<FileKeys>>>,
+    /// Handles that may write.
+    pub(super) writers: AtomicU32,
     /// When the file was last used, in seconds of the settler's clock.
     pub(super) last_use: AtomicI64,
 }
@@ -33,6 +35,8 @@ pub(super) struct OpenFile {
 pub(super) struct Handle {
     pub(super) inode: Arc<Inode>,
     pub(super) open: Arc<OpenFile>,
+    /// It may write.
+    pub(super) write: bool,
 }
 
 /// A backing file, opened for writing as soon as that is wanted.
@@ -152,6 +156,7 @@ impl OpenFile {
             sealed: opened.file,
             gate,
             keys: RwLock::new(Some(Arc::new(opened.keys))),
+            writers: AtomicU32::new(0),
             last_use: AtomicI64::new(0),
         }
     }

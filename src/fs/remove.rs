@@ -126,10 +126,11 @@ impl Fs {
         Ok(known)
     }
 
-    /// Lets go of a file without a name that nobody has open, so that its space is free: it does
-    /// not have to be settled any more.
+    /// Frees the space of an inode that has lost its last name and that nobody has open: it does not
+    /// have to be settled any more.
     fn free_if_gone(&self, inode: Option<&Arc<Inode>>) {
         let Some(inode) = inode else { return };
+        self.free_target(inode);
         let is_idle = |opening: &Opening| opening.file.is_some() && opening.handles == 0;
         let idle = is_idle(&inode.opening());
         if idle && inode.links() == 0 {

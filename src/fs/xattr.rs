@@ -38,6 +38,8 @@ pub const INFO_XATTR: &str = "user.kmsfs.info";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 const OWN_PREFIX: &[u8] = b"user.kmsfs.";
 const USER_PREFIX: &[u8] = b"user.";
+/// Attributes that only privileged processes see.
+const TRUSTED_PREFIX: &[u8] = b"trusted.";
 const SEAL_OVERHEAD: usize = NONCE_LEN + TAG_LEN;
 /// Largest value in bytes, as the kernel has it (`XATTR_SIZE_MAX`).
 const MAX_VALUE_LEN: usize = 65_536;
@@ -100,6 +102,7 @@ impl Fs {
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, value),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
+            USER_PREFIX => Err(FsError::new(libc::EINVAL)),
             n if n.starts_with(USER_PREFIX) => {
                 if value.len() > MAX_VALUE_LEN {
                     return Err(FsError::new(libc::E2BIG));
@@ -115,11 +118,11 @@ impl Fs {
         }
     }
 
-    /// The names of all attributes, each ended by a zero byte.
+    /// The names of all attributes that the requester may know of, each ended by a zero byte.
     ///
     /// # Errors
     /// As listxattr(2).
-    pub fn listxattr(&self, ino: u64) -> FsResult<Vec<u8>> {
+    pub fn listxattr(&self, by: Requester, ino: u64) -> FsResult<Vec<u8>> {
         let inode = self.inodes.find(ino)?;
         let mut names = Vec::new();
         let mut add = |name: &[u8]| {
@@ -137,7 +140,8 @@ impl Fs {
                     Some(name) => add(&name),
                     None => tracing::warn!("{}: a damaged attribute is left out", inode.path()),
                 }
-            } else if !stored.starts_with(OWN_PREFIX) {
+            } else if !stored.starts_with(OWN_PREFIX) && (by.uid == 0 || !stored.starts_with(TRUSTED_PREFIX))
+            {
                 add(stored);
             }
         }

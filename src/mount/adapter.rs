@@ -3,25 +3,22 @@
 use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert::{file_type, requester, set_time, to_fuse};
-use crate::fs::{Allocate, Attr, Fs, FsError, FsResult, NewMode, RenameMode, SetAttr, Whence};
+use super::reply::{self, GENERATION, TTL, break_if, run};
+use crate::fs::{Allocate, Fs, FsError, NewMode, RenameMode, SetAttr, Whence};
 
-/// How long the kernel may keep what it was told: nobody else changes the volume.
-const TTL: Duration = Duration::from_secs(3600);
-/// Inode numbers are never reused while the kernel knows them.
-const GENERATION: Generation = Generation(0);
 /// Largest request in bytes.
 const MAX_IO: u32 = 1 << 20;
 /// Requests of the kernel's own, such as read-ahead, that may be under way.
@@ -59,55 +56,6 @@ impl Adapter {
     }
 }
 
-/// Runs an operation; a panic in it, which is a bug, is an error of this one request.
-fn run<T>(operation: impl FnOnce() -> FsResult<T>) -> Result<T, Errno> {
-    match catch_unwind(AssertUnwindSafe(operation)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => {
-            tracing::debug!("{error}");
-            Err(Errno::from_i32(error.errno()))
-        }
-        Err(_) => {
-            tracing::error!("a request failed unexpectedly; please report this");
-            Err(Errno::EIO)
-        }
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, operation: impl FnOnce() -> FsResult<()>) {
-    match run(operation) {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_entry(reply: ReplyEntry, operation: impl FnOnce() -> FsResult<Attr>) {
-    match run(operation) {
-        Ok(attr) => reply.entry(&TTL, &to_fuse(&attr), GENERATION),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, operation: impl FnOnce() -> FsResult<Attr>) {
-    match run(operation) {
-        Ok(attr) => reply.attr(&TTL, &to_fuse(&attr)),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32, operation: impl FnOnce() -> FsResult<Vec<u8>>) {
-    match run(operation) {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() <= size as usize => reply.data(&value),
-        Ok(_) => reply.error(Errno::ERANGE),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn break_if(full: bool) -> ControlFlow<()> {
-    if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let writeback = self.writeback.then_some(InitFlags::FUSE_WRITEBACK_CACHE);
@@ -126,7 +74,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        reply_entry(reply, || self.fs.lookup(parent.0, name));
+        reply::entry(reply, || self.fs.lookup(parent.0, name));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -137,7 +85,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply_attr(reply, || self.fs.getattr(ino.0));
+        reply::attr(reply, || self.fs.getattr(ino.0));
     }
 
     fn setattr(
@@ -159,7 +107,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        reply_attr(reply, || self.fs.setattr(requester(req), ino.0, fh.map(|fh| fh.0), &set));
+        reply::attr(reply, || self.fs.setattr(requester(req), ino.0, fh.map(|fh| fh.0), &set));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -180,24 +128,24 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let mode = NewMode { mode, umask };
-        reply_entry(reply, || self.fs.mknod(requester(req), parent.0, name, mode, rdev));
+        reply::entry(reply, || self.fs.mknod(requester(req), parent.0, name, mode, rdev));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let mode = NewMode { mode, umask };
-        reply_entry(reply, || self.fs.mkdir(requester(req), parent.0, name, mode));
+        reply::entry(reply, || self.fs.mkdir(requester(req), parent.0, name, mode));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, || self.fs.unlink(parent.0, name));
+        reply::empty(reply, || self.fs.unlink(parent.0, name));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, || self.fs.rmdir(parent.0, name));
+        reply::empty(reply, || self.fs.rmdir(parent.0, name));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        reply_entry(reply, || self.fs.symlink(requester(req), parent.0, name, target.as_os_str()));
+        reply::entry(reply, || self.fs.symlink(requester(req), parent.0, name, target.as_os_str()));
     }
 
     fn rename(
@@ -219,11 +167,11 @@ impl Filesystem for Adapter {
         } else {
             return reply.error(Errno::EINVAL);
         };
-        reply_empty(reply, || self.fs.rename(parent.0, name, newparent.0, newname, mode));
+        reply::empty(reply, || self.fs.rename(parent.0, name, newparent.0, newname, mode));
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        reply_entry(reply, || self.fs.link(ino.0, newparent.0, newname));
+        reply::entry(reply, || self.fs.link(ino.0, newparent.0, newname));
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -311,14 +259,14 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, || {
+        reply::empty(reply, || {
             self.fs.release(fh.0);
             Ok(())
         });
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        reply_empty(reply, || self.fs.fsync(fh.0, datasync));
+        reply::empty(reply, || self.fs.fsync(fh.0, datasync));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -374,14 +322,14 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, || {
+        reply::empty(reply, || {
             self.fs.releasedir(fh.0);
             Ok(())
         });
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply_empty(reply, || self.fs.fsyncdir(fh.0));
+        reply::empty(reply, || self.fs.fsyncdir(fh.0));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -410,19 +358,19 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, || self.fs.setxattr(requester(req), ino.0, name, value, flags));
+        reply::empty(reply, || self.fs.setxattr(requester(req), ino.0, name, value, flags));
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, || self.fs.getxattr(ino.0, name));
+        reply::xattr(reply, size, || self.fs.getxattr(ino.0, name));
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, || self.fs.listxattr(ino.0));
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply::xattr(reply, size, || self.fs.listxattr(requester(req), ino.0));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, || self.fs.removexattr(ino.0, name));
+        reply::empty(reply, || self.fs.removexattr(ino.0, name));
     }
 
     fn fallocate(
@@ -446,7 +394,7 @@ impl Filesystem for Adapter {
             ZERO_KEEP => Allocate::ZeroRangeKeepSize,
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
-        reply_empty(reply, || self.fs.fallocate(requester(req), fh.0, offset, length, how));
+        reply::empty(reply, || self.fs.fallocate(requester(req), fh.0, offset, length, how));
     }
 
     fn ioctl(
@@ -472,18 +420,26 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let found = run(|| {
+        let fs = Arc::clone(&self.fs);
+        let find = move || {
             let offset = u64::try_from(offset).map_err(|_| FsError::new(libc::ENXIO))?;
             let whence = match whence {
                 libc::SEEK_DATA => Whence::Data,
                 libc::SEEK_HOLE => Whence::Hole,
                 _ => return Err(FsError::new(libc::EINVAL)),
             };
-            self.fs.lseek(fh.0, offset, whence)
-        });
-        match found {
-            Ok(at) => reply.offset(at.cast_signed()),
-            Err(errno) => reply.error(errno),
+            fs.lseek(fh.0, offset, whence)
+        };
+        if !self.fs.has_writers(fh.0) {
+            return reply::lseek(reply, find);
+        }
+        // The kernel may have pages that it has not passed on. Asking for them waits for writes, which
+        // this thread may have to serve.
+        let fs = Arc::clone(&self.fs);
+        let written = move || fs.write_back(fh.0).and_then(|()| find());
+        let spawned = thread::Builder::new().spawn(move || reply::lseek(reply, written));
+        if let Err(error) = spawned {
+            tracing::warn!("a thread for lseek: {error}");
         }
     }
 }

@@ -5,6 +5,7 @@ mod adapter;
 mod convert;
 mod options;
 mod privileged;
+mod reply;
 mod table;
 
 use std::io;

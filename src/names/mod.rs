@@ -1,4 +1,4 @@
-//! Names and symbolic links' targets as they lie in the backing directory.
+//! Names as they lie in the backing directory; symbolic links' targets in [`target`].
 //!
 //! A name is padded with zeros to a multiple of 16 bytes (it cannot contain one itself), sealed
 //! with AES-256-GCM-SIV under its directory's key and a zero nonce, and written as base64url. The
@@ -7,21 +7,21 @@
 //! open. A name too long for the backing directory is stored under its hash, with its ciphertext
 //! in a sidecar file.
 
+pub mod target;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use data_encoding::BASE64URL_NOPAD;
 
 use crate::crypto::kdf::sha256;
-use crate::crypto::wrap::{open_into, seal_into, seal_with};
+use crate::crypto::wrap::{open_into, seal_with};
 use crate::crypto::{NONCE_LEN, OpenError, TAG_LEN};
 use crate::format::RESERVED_PREFIX;
 use crate::secret::Key;
 
 /// Longest name in bytes, as everywhere on Linux.
 pub const MAX_NAME_LEN: usize = 255;
-/// Longest symbolic link target in bytes: what fits into a backing link of 4095 bytes.
-pub const MAX_TARGET_LEN: usize = 3040;
 /// What the backing name of an entry with a long name begins with.
 pub const LONG_PREFIX: &str = "kmsfs.long.";
 /// What its sidecar's name ends with.
@@ -32,7 +32,6 @@ pub const MAX_SIDECAR_LEN: usize = MAX_NAME_LEN.next_multiple_of(PAD) + TAG_LEN;
 const PAD: usize = 16;
 const MAX_BACKING_NAME_LEN: usize = 255;
 const NAME_LABEL: &[u8] = b"kmsfs v1 name";
-const TARGET_LABEL: &[u8] = b"kmsfs v1 symlink";
 const ZERO_NONCE: [u8; NONCE_LEN] = [0; NONCE_LEN];
 
 /// A name as it is stored.
@@ -110,33 +109,6 @@ pub fn open_sidecar(key: &Key, stored: &OsStr, sidecar: &[u8]) -> Result<Vec<u8>
     if seal(key, &name).name.as_bytes() == stored.as_bytes() { Ok(name) } else { Err(OpenError) }
 }
 
-/// Seals a symbolic link's target for storing as a backing link; `None` if it is too long.
-///
-/// # Errors
-/// When the operating system's random number generator fails.
-pub fn seal_target(key: &Key, target: &[u8]) -> Result<Option<String>, getrandom::Error> {
-    if target.len() > MAX_TARGET_LEN {
-        return Ok(None);
-    }
-    let mut padded = target.to_vec();
-    padded.resize(target.len().next_multiple_of(PAD), 0);
-    let mut sealed = vec![0; NONCE_LEN + padded.len() + TAG_LEN];
-    seal_into(key, TARGET_LABEL, &padded, &mut sealed)?;
-    Ok(Some(BASE64URL_NOPAD.encode(&sealed)))
-}
-
-/// Opens a symbolic link's target.
-///
-/// # Errors
-/// [`OpenError`] if it is not one of this volume's.
-pub fn open_target(key: &Key, stored: &[u8]) -> Result<Vec<u8>, OpenError> {
-    let sealed = BASE64URL_NOPAD.decode(stored).map_err(|_| OpenError)?;
-    let len = sealed.len().checked_sub(NONCE_LEN + TAG_LEN).ok_or(OpenError)?;
-    let mut padded = vec![0; len];
-    open_into(key, TARGET_LABEL, &sealed, &mut padded)?;
-    Ok(unpad(padded))
-}
-
 fn open_sealed(key: &Key, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
     let len = sealed.len().checked_sub(TAG_LEN).ok_or(OpenError)?;
     let mut padded = vec![0; len];
@@ -187,20 +159,11 @@ mod tests {
         }
 
         #[test]
-        fn targets_survive(target in proptest::collection::vec(1u8.., 1..=MAX_TARGET_LEN)) {
-            let key = Key::take_from(&mut [1; 32]);
-            let stored = seal_target(&key, &target).unwrap().unwrap();
-            prop_assert!(stored.len() <= 4095);
-            prop_assert_eq!(open_target(&key, stored.as_bytes()), Ok(target));
-        }
-
-        #[test]
         fn foreign_entries_never_panic(stored in proptest::collection::vec(1u8.., 1..=MAX_BACKING_NAME_LEN)) {
             let key = Key::take_from(&mut [1; 32]);
             let entry = OsStr::from_bytes(&stored);
             prop_assert!(!matches!(open(&key, entry), Entry::Name(_)));
             let _ = open_sidecar(&key, entry, &stored);
-            let _ = open_target(&key, &stored);
         }
     }
 

@@ -1,0 +1,127 @@
+//! Symbolic links.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::inode::Inode;
+use super::{Attr, FileKind, Fs, FsError, FsResult, Requester};
+use crate::chunk::Backing;
+use crate::names::target::{self, Link, MAX_SEALED_LEN, MAX_TARGET_LEN, TARGETS_NAME};
+
+/// Longest target of a backing link in bytes.
+const MAX_BACKING_LEN: usize = 4095;
+
+impl Fs {
+    /// Creates a symbolic link. Counts a look-up.
+    ///
+    /// # Errors
+    /// As symlink(2).
+    pub fn symlink(&self, by: Requester, parent: u64, name: &OsStr, target: &OsStr) -> FsResult<Attr> {
+        if target.len() > MAX_TARGET_LEN {
+            return Err(FsError::new(libc::ENAMETOOLONG));
+        }
+        let sealed = target::seal(&self.volume.keys.symlinks, target.as_bytes())?;
+        let text = Link::Sealed(sealed.clone()).text();
+        if text.len() <= MAX_BACKING_LEN {
+            let made =
+                self.make_entry(by, parent, name, |dir, stored| rustix::fs::symlinkat(&text, dir, stored));
+            // Some filesystems take less.
+            if !matches!(&made, Err(e) if e.errno() == libc::ENAMETOOLONG) {
+                return made;
+            }
+        }
+        let link = self.store_target(&sealed)?;
+        let text = link.text();
+        let made = self.make_entry(by, parent, name, |dir, stored| rustix::fs::symlinkat(&text, dir, stored));
+        if made.is_err() {
+            self.remove_target(&link);
+        }
+        made
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is none, `EIO` if it is damaged.
+    pub fn readlink(&self, ino: u64) -> FsResult<Vec<u8>> {
+        let inode = self.inodes.find(ino)?;
+        self.target_of(&inode).map_err(|error| self.name_damage(&inode, error))
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// As [`Fs::readlink`].
+    pub(super) fn target_of(&self, inode: &Inode) -> FsResult<Vec<u8>> {
+        let damaged = |why: &dyn std::fmt::Display| FsError::damaged(format!("{}: {why}", inode.path()));
+        let sealed = match link_of(inode)?.map_err(|e| damaged(&e))? {
+            Link::Sealed(sealed) => sealed,
+            Link::Stored(name) => match self.read_target(&name) {
+                Err(e) if e.errno() == libc::ENOENT => return Err(damaged(&"its stored target is missing")),
+                read => read?,
+            },
+        };
+        target::open(&self.volume.keys.symlinks, &sealed).map_err(|e| damaged(&e))
+    }
+
+    /// Removes what a symbolic link without any name left has in the directory of targets.
+    pub(super) fn free_target(&self, inode: &Arc<Inode>) {
+        if inode.kind == FileKind::Symlink
+            && inode.links() == 0
+            && let Ok(Ok(link)) = link_of(inode)
+        {
+            self.remove_target(&link);
+        }
+    }
+
+    /// Writes a sealed target into the directory of targets, durably, before the link that needs
+    /// it.
+    fn store_target(&self, sealed: &[u8]) -> FsResult<Link> {
+        let link = Link::new_stored()?;
+        let Link::Stored(name) = &link else { return Err(FsError::new(libc::EIO)) };
+        match rustix::fs::mkdirat(&self.volume.root, TARGETS_NAME, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&self.volume.root, place_of(name), flags, Mode::from(0o600))?;
+        let file = File::from(file);
+        let written = Backing::write_at(&file, sealed, 0).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            self.remove_target(&link);
+            return Err(error.into());
+        }
+        Ok(link)
+    }
+
+    fn read_target(&self, name: &str) -> FsResult<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = File::from(rustix::fs::openat(&self.volume.root, place_of(name), flags, Mode::empty())?);
+        let mut sealed = vec![0; MAX_SEALED_LEN];
+        let len = Backing::read_at(&file, &mut sealed, 0)?;
+        sealed.truncate(len);
+        Ok(sealed)
+    }
+
+    /// What is left of a removal that was interrupted does no harm.
+    fn remove_target(&self, link: &Link) {
+        if let Link::Stored(name) = link {
+            let _ = rustix::fs::unlinkat(&self.volume.root, place_of(name), AtFlags::empty());
+        }
+    }
+}
+
+/// What a backing link says. It can still be read when the link has lost its last name.
+fn link_of(inode: &Inode) -> FsResult<Result<Link, crate::crypto::OpenError>> {
+    let text = rustix::fs::readlinkat(&*inode.fd()?, "", Vec::new())?;
+    Ok(Link::parse(text.as_bytes()))
+}
+
+fn place_of(name: &str) -> String {
+    format!("{TARGETS_NAME}/{name}")
+}
