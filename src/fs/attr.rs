@@ -1,9 +1,8 @@
 //! Attributes of inodes, and setting them.
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, Stat, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
-};
+use rustix::fs::{FileType, Gid, Mode, Stat, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 
+use super::disk::Disk;
 use super::inode::Inode;
 use super::keys::Access;
 use super::{Fs, FsError, FsResult, Requester};
@@ -142,18 +141,18 @@ impl Fs {
         let inode = self.inodes.find(ino)?;
         if set.uid.is_some() || set.gid.is_some() {
             let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
-            rustix::fs::chownat(&*inode.fd()?, "", uid, gid, AtFlags::EMPTY_PATH)?;
+            self.volume.disk.set_owner(&*inode.fd()?, uid, gid)?;
         }
         if let Some(size) = set.size {
             self.set_size(by, &inode, fh, size)?;
         }
         if let Some(mode) = set.mode {
-            rustix::fs::chmod(sys::proc_path(&*inode.fd()?), Mode::from_raw_mode(mode & 0o7777))?;
+            self.volume.disk.set_mode(&*inode.fd()?, Mode::from_raw_mode(mode & 0o7777))?;
         }
         if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {
             let _guard = inode.times.lock();
             let times = Timestamps { last_access: set.atime.raw(), last_modification: set.mtime.raw() };
-            rustix::fs::utimensat(CWD, sys::proc_path(&*inode.fd()?), &times, AtFlags::empty())?;
+            self.volume.disk.set_times(&*inode.fd()?, &times)?;
         }
         self.attr_of(&inode)
     }
@@ -163,11 +162,11 @@ impl Fs {
     /// # Errors
     /// As statfs(2).
     pub fn statfs(&self) -> FsResult<StatFs> {
-        Ok(rustix::fs::fstatvfs(&self.volume.root)?)
+        Ok(self.volume.disk.stat_filesystem(&self.volume.root)?)
     }
 
     pub(super) fn attr_of(&self, inode: &Inode) -> FsResult<Attr> {
-        let stat = rustix::fs::fstat(&*inode.fd()?)?;
+        let stat = self.volume.disk.stat(&*inode.fd()?)?;
         let mut attr = attr_of_stat(&stat)?;
         attr.ino = inode.ino;
         match attr.kind {
@@ -216,7 +215,7 @@ impl Fs {
         }
         changed?;
         if by.uid != 0 {
-            drop_privileges(inode)?;
+            drop_privileges(&self.volume.disk, inode)?;
         }
         Ok(())
     }
@@ -224,29 +223,30 @@ impl Fs {
 
 /// Runs what writes to a file's backing file without changing what the file holds, and puts the
 /// time of the last modification back.
-pub(super) fn keep_mtime<R>(inode: &Inode, f: impl FnOnce() -> FsResult<R>) -> FsResult<R> {
+pub(super) fn keep_mtime<R>(disk: &Disk, inode: &Inode, f: impl FnOnce() -> FsResult<R>) -> FsResult<R> {
     let _guard = inode.times.lock();
     let fd = inode.fd()?;
-    let before = rustix::fs::fstat(&*fd)?;
+    let before = disk.stat(&*fd)?;
     let result = f()?;
     let times = Timestamps {
         last_access: SetTime::Omit.raw(),
         last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec.cast_signed() },
     };
-    rustix::fs::utimensat(CWD, sys::proc_path(&*fd), &times, AtFlags::empty())?;
+    disk.set_times(&*fd, &times)?;
     Ok(result)
 }
 
 /// Takes the set-user-ID and set-group-ID bits and capabilities away from a file that somebody
 /// without privileges changed.
-pub(super) fn drop_privileges(inode: &Inode) -> FsResult<()> {
-    let mode = rustix::fs::fstat(&*inode.fd()?)?.st_mode;
+pub(super) fn drop_privileges(disk: &Disk, inode: &Inode) -> FsResult<()> {
+    let fd = inode.fd()?;
+    let mode = disk.stat(&*fd)?.st_mode;
     let executable_group = mode & (SET_GID | 0o010) == SET_GID | 0o010;
     let kept = mode & !(SET_UID | if executable_group { SET_GID } else { 0 });
     if kept != mode {
-        rustix::fs::chmod(sys::proc_path(&*inode.fd()?), Mode::from_raw_mode(kept & 0o7777))?;
+        disk.set_mode(&*fd, Mode::from_raw_mode(kept & 0o7777))?;
     }
-    match rustix::fs::removexattr(sys::proc_path(&*inode.fd()?), "security.capability") {
+    match disk.remove_xattr(&*fd, b"security.capability") {
         Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(()),
         Err(e) => Err(e.into()),
     }
@@ -254,8 +254,8 @@ pub(super) fn drop_privileges(inode: &Inode) -> FsResult<()> {
 
 /// Takes the set-group-ID bit away when whoever changed the permissions is no member of the group,
 /// as the kernel does where it knows the caller.
-pub(super) fn drop_foreign_set_gid(by: Requester, inode: &Inode) -> FsResult<()> {
-    let stat = rustix::fs::fstat(&*inode.fd()?)?;
+pub(super) fn drop_foreign_set_gid(disk: &Disk, by: Requester, inode: &Inode) -> FsResult<()> {
+    let stat = disk.stat(&*inode.fd()?)?;
     if by.uid == 0 || stat.st_mode & SET_GID == 0 {
         return Ok(());
     }
@@ -265,7 +265,7 @@ pub(super) fn drop_foreign_set_gid(by: Requester, inode: &Inode) -> FsResult<()>
         return Ok(());
     }
     let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 & !SET_GID);
-    Ok(rustix::fs::chmod(sys::proc_path(&*inode.fd()?), mode)?)
+    Ok(disk.set_mode(&*inode.fd()?, mode)?)
 }
 
 /// Plaintext size for a backing length, without a key. Assumes the default chunk size, which is

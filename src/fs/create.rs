@@ -4,25 +4,24 @@
 //! them, to the requester whom the thread acts as.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags};
+use rustix::fs::{Dev, FileType, Gid, Mode, OFlags};
 use rustix::process::{getegid, geteuid};
 
 use super::directory::Directory;
+use super::disk::DiskFile;
 use super::inode::Inode;
 use super::keys::file_context;
 use super::lookup::seal_name;
-use super::open_file::{Disk, OpenFile};
+use super::open_file::{Ciphertext, OpenFile};
 use super::{Attr, FileKind, Fs, FsResult, Requester};
 use crate::chunk::SealedFile;
 use crate::format::Id;
 use crate::format::head::{Head, Kind};
 use crate::format::slot::Wrapped;
 use crate::names::StoredName;
-use crate::sys;
 use crate::sys::identity::act_as;
 
 /// Permission bits, and the three above them.
@@ -30,7 +29,7 @@ const MODE_BITS: u32 = 0o7777;
 /// The permissions that a new directory's owner needs for its record.
 const OWNER_BITS: u32 = 0o700;
 /// Permissions that a directory's new entries get, in place of the umask.
-const DEFAULT_ACL: &str = "system.posix_acl_default";
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// The mode of a new entry, as the requester wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +72,7 @@ impl Fs {
         }
         let kind = FileType::from_raw_mode(mode.mode);
         self.make_entry(by, parent, name, |dir, stored| {
-            rustix::fs::mknodat(dir, stored, kind, permissions(dir, mode), Dev::from(rdev))
+            self.volume.disk.make_node(dir, stored, kind, self.permissions(dir, mode), Dev::from(rdev))
         })
     }
 
@@ -88,14 +87,14 @@ impl Fs {
         let stored = seal_name(&directory, name)?;
         self.write_sidecar(&parent, &stored)?;
         let fd = parent.fd()?;
-        let wanted = permissions(&fd, mode);
-        on_behalf_of(by, || rustix::fs::mkdirat(&fd, &stored.name, wanted | Mode::RWXU))?;
+        let wanted = self.permissions(&fd, mode);
+        on_behalf_of(by, || self.volume.disk.make_dir(&fd, &stored.name, wanted | Mode::RWXU))?;
         let made = (|| {
             let inode = self.inodes.enter(&parent, &stored.name)?;
             let made = Directory::create(&self.volume, &*inode.fd()?, &directory)?;
             inode.set_directory(made);
-            give_group(by, &*inode.fd()?)?;
-            close_to_owner(&*inode.fd()?, wanted)?;
+            self.give_group(by, &*inode.fd()?)?;
+            self.close_to_owner(&*inode.fd()?, wanted)?;
             self.unsynced_records.lock().push(Arc::clone(&inode));
             self.attr_of(&inode)
         })();
@@ -116,8 +115,7 @@ impl Fs {
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
         self.write_sidecar(&parent, &stored)?;
         let fd = inode.fd()?;
-        let from = sys::proc_path(&*fd);
-        rustix::fs::linkat(CWD, from, &*parent.fd()?, &stored.name, AtFlags::SYMLINK_FOLLOW)?;
+        self.volume.disk.link(&*fd, &*parent.fd()?, &stored.name)?;
         self.finish_entry(&parent, &stored, |_| Ok(()))
     }
 
@@ -134,12 +132,13 @@ impl Fs {
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
         self.write_sidecar(&parent, &stored)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = parent.fd()?;
-        let fd = on_behalf_of(by, || rustix::fs::openat(&dir, &stored.name, flags, permissions(&dir, mode)))?;
+        let disk = &self.volume.disk;
+        let create = || disk.create(&dir, &stored.name, OFlags::EXCL, self.permissions(&dir, mode));
+        let file = on_behalf_of(by, create)?;
         let made = (|| {
-            give_group(by, &fd)?;
-            let open = Arc::new(self.begin_file(&directory, File::from(fd))?);
+            self.give_group(by, &file)?;
+            let open = Arc::new(self.begin_file(&directory, file)?);
             let inode = self.inodes.enter(&parent, &stored.name)?;
             let mut opening = inode.opening();
             opening.file = Some(Arc::clone(&open));
@@ -148,14 +147,14 @@ impl Fs {
             Ok((inode, open))
         })();
         if made.is_err() {
-            self.undo(&parent, &stored, AtFlags::empty());
+            self.undo(&parent, &stored);
         }
         made
     }
 
     /// Writes the header of a file in an empty backing file, under a new data key of the
     /// directory's master key.
-    pub(super) fn begin_file(&self, directory: &Directory, file: File) -> FsResult<OpenFile> {
+    pub(super) fn begin_file(&self, directory: &Directory, file: DiskFile) -> FsResult<OpenFile> {
         let assigned = directory.assigned_key();
         let key = if assigned.is_empty() { self.volume.default_key() } else { assigned };
         let gate = self.gates.of(&key);
@@ -165,7 +164,7 @@ impl Fs {
         let made = self.provider.generate_data_key(&key, &context)?;
         let wrapped = Wrapped { key_arn: made.key_arn, key_version: made.key_version, blob: made.blob };
         let epoch = self.next_epoch(0)?;
-        let opened = SealedFile::create(Disk::writable(file), head, &made.plaintext, wrapped, epoch)?;
+        let opened = SealedFile::create(Ciphertext::writable(file), head, &made.plaintext, wrapped, epoch)?;
         gate.check_program()?;
         Ok(OpenFile::new(opened, gate))
     }
@@ -184,7 +183,7 @@ impl Fs {
         self.write_sidecar(&parent, &stored)?;
         let dir = parent.fd()?;
         on_behalf_of(by, || make(&dir, &stored.name))?;
-        self.finish_entry(&parent, &stored, |inode| give_group(by, &*inode.fd()?))
+        self.finish_entry(&parent, &stored, |inode| self.give_group(by, &*inode.fd()?))
     }
 
     /// Looks a new entry up and finishes it; removes it again if that fails.
@@ -199,7 +198,7 @@ impl Fs {
             self.attr_of(&inode)
         });
         if finished.is_err() {
-            self.undo(parent, stored, AtFlags::empty());
+            self.undo(parent, stored);
         }
         finished
     }
@@ -207,17 +206,48 @@ impl Fs {
     fn undo_mkdir(&self, parent: &Inode, stored: &StoredName) {
         let record = format!("{}/{}", stored.name, crate::format::DIRECTORY_NAME);
         if let Ok(fd) = parent.fd() {
-            let _ = rustix::fs::unlinkat(&*fd, record, AtFlags::empty());
+            let _ = self.volume.disk.unlink(&*fd, &record);
+            let _ = self.volume.disk.remove_dir(&*fd, &stored.name);
         }
-        self.undo(parent, stored, AtFlags::REMOVEDIR);
+        self.remove_sidecar(parent, stored);
     }
 
     /// Removes an entry that could not be finished.
-    fn undo(&self, parent: &Inode, stored: &StoredName, flags: AtFlags) {
+    fn undo(&self, parent: &Inode, stored: &StoredName) {
         if let Ok(fd) = parent.fd() {
-            let _ = rustix::fs::unlinkat(&*fd, &stored.name, flags);
+            let _ = self.volume.disk.unlink(&*fd, &stored.name);
         }
         self.remove_sidecar(parent, stored);
+    }
+
+    /// Gives a new entry the requester's group where this process has to do that itself: an
+    /// unprivileged one may be a member of groups that it cannot act as. A group other than its own
+    /// was inherited from the directory.
+    fn give_group(&self, by: Requester, fd: impl AsFd) -> FsResult<()> {
+        let own = getegid().as_raw();
+        let disk = &self.volume.disk;
+        if geteuid().is_root() || by.gid == own || disk.stat(&fd)?.st_gid != own {
+            return Ok(());
+        }
+        Ok(disk.set_owner(fd, None, Some(Gid::from_raw(by.gid)))?)
+    }
+
+    /// The permissions to create an entry with. The backing filesystem applies a default ACL itself.
+    fn permissions(&self, dir: &OwnedFd, new: NewMode) -> Mode {
+        let masked = new.mode & new.umask & MODE_BITS != 0
+            && self.volume.disk.get_xattr(dir, DEFAULT_ACL).is_err();
+        let left_out = if masked { new.umask } else { 0 };
+        Mode::from_raw_mode(new.mode & MODE_BITS & !left_out)
+    }
+
+    /// Takes from a new directory's owner what only its record was written with.
+    fn close_to_owner(&self, fd: impl AsFd, wanted: Mode) -> FsResult<()> {
+        let surplus = OWNER_BITS & !wanted.as_raw_mode();
+        if surplus == 0 {
+            return Ok(());
+        }
+        let mode = self.volume.disk.stat(&fd)?.st_mode & MODE_BITS & !surplus;
+        Ok(self.volume.disk.set_mode(fd, Mode::from_raw_mode(mode))?)
     }
 
     pub(super) fn next_epoch(&self, newest: u32) -> FsResult<u32> {
@@ -233,33 +263,4 @@ fn on_behalf_of<R>(by: Requester, create: impl FnOnce() -> rustix::io::Result<R>
     let gid = if geteuid().is_root() { by.gid } else { getegid().as_raw() };
     let _acting = act_as(by.uid, gid)?;
     Ok(create()?)
-}
-
-/// Gives a new entry the requester's group where this process has to do that itself: an
-/// unprivileged one may be a member of groups that it cannot act as. A group other than its own
-/// was inherited from the directory.
-fn give_group(by: Requester, fd: impl AsFd) -> FsResult<()> {
-    let own = getegid().as_raw();
-    if geteuid().is_root() || by.gid == own || rustix::fs::fstat(fd.as_fd())?.st_gid != own {
-        return Ok(());
-    }
-    Ok(rustix::fs::chownat(fd, "", None, Some(Gid::from_raw(by.gid)), AtFlags::EMPTY_PATH)?)
-}
-
-/// The permissions to create an entry with. The backing filesystem applies a default ACL itself.
-fn permissions(dir: &OwnedFd, new: NewMode) -> Mode {
-    let masked = new.mode & new.umask & MODE_BITS != 0
-        && rustix::fs::getxattr_query(sys::proc_path(dir), DEFAULT_ACL).is_err();
-    let left_out = if masked { new.umask } else { 0 };
-    Mode::from_raw_mode(new.mode & MODE_BITS & !left_out)
-}
-
-/// Takes from a new directory's owner what only its record was written with.
-fn close_to_owner(fd: impl AsFd, wanted: Mode) -> FsResult<()> {
-    let surplus = OWNER_BITS & !wanted.as_raw_mode();
-    if surplus == 0 {
-        return Ok(());
-    }
-    let mode = rustix::fs::fstat(fd.as_fd())?.st_mode & MODE_BITS & !surplus;
-    Ok(rustix::fs::chmod(sys::proc_path(fd), Mode::from_raw_mode(mode))?)
 }

@@ -9,6 +9,7 @@ use std::sync::Weak;
 
 use parking_lot::Mutex;
 
+use super::disk::Disk;
 use super::inode::Inode;
 
 /// Descriptors looked at for each one that is added, at most.
@@ -16,14 +17,15 @@ const STEPS: usize = 8;
 
 /// The inodes that hold a descriptor.
 pub(super) struct Descriptors {
+    pub(super) disk: Disk,
     limit: usize,
     /// Oldest first; some may be gone by now.
     clock: Mutex<VecDeque<Weak<Inode>>>,
 }
 
 impl Descriptors {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { limit, clock: Mutex::default() }
+    pub(super) fn new(disk: Disk, limit: usize) -> Self {
+        Self { disk, limit, clock: Mutex::default() }
     }
 
     /// Notes that an inode has opened its descriptor, and has another one give up its own if there

@@ -1,13 +1,13 @@
 //! Directory records: which id a directory has and which master key new files in it get.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
 
 use parking_lot::RwLock;
-use rustix::fs::{Dir, Mode, OFlags, XattrFlags};
+use rustix::fs::{Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
 
+use super::disk::Disk;
 use super::error::{FsError, FsResult};
 use super::volume::Volume;
 use crate::chunk::Backing;
@@ -21,7 +21,7 @@ use crate::secret::Key;
 use crate::sys;
 
 /// Backing attribute that repeats a directory's id.
-const ID_XATTR: &str = "user.kmsfs.dir";
+const ID_XATTR: &[u8] = b"user.kmsfs.dir";
 
 /// An open directory.
 pub(super) struct Directory {
@@ -81,9 +81,10 @@ impl Directory {
         let mut next = record.clone();
         arn.clone_into(&mut next.state.assigned_key);
         next.sequence += 1;
-        let file = open_record(fd.as_fd(), OFlags::WRONLY)?;
-        file.write_at(&build(volume, self.id, &next)?, 0)?;
-        file.sync_data()?;
+        let page = build(volume, self.id, &next)?;
+        let file = volume.disk.open(fd, DIRECTORY_NAME, OFlags::RDWR)?;
+        file.write_at(&page, 0)?;
+        file.sync(true)?;
         *record = next;
         Ok(())
     }
@@ -92,9 +93,8 @@ impl Directory {
     ///
     /// # Errors
     /// As fsync(2).
-    pub(super) fn sync_record(fd: impl AsFd) -> FsResult<()> {
-        open_record(fd.as_fd(), OFlags::RDONLY)?.sync_all()?;
-        Ok(())
+    pub(super) fn sync_record(volume: &Volume, fd: impl AsFd) -> FsResult<()> {
+        Ok(volume.disk.open(fd, DIRECTORY_NAME, OFlags::RDONLY)?.sync(false)?)
     }
 
     /// Writes the record again, after a removal that failed halfway.
@@ -115,23 +115,16 @@ impl Directory {
 ///
 /// # Errors
 /// As getdents(2).
-pub(super) fn backing_names(fd: impl AsFd) -> FsResult<Vec<OsString>> {
+pub(super) fn backing_names(disk: &Disk, fd: impl AsFd) -> FsResult<Vec<String>> {
     let mut names = Vec::new();
-    for entry in open_listing(fd)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(OsString::from_vec(name));
+    for entry in disk.list(fd)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy();
+        if name != "." && name != ".." {
+            names.push(name.into_owned());
         }
     }
     Ok(names)
-}
-
-/// Opens a directory for reading its entries; `fd` may be an `O_PATH` descriptor.
-///
-/// # Errors
-/// As open(2).
-pub(super) fn open_listing(fd: impl AsFd) -> FsResult<Dir> {
-    Ok(Dir::new(sys::reopen(fd, OFlags::RDONLY | OFlags::DIRECTORY)?)?)
 }
 
 enum ReadError {
@@ -147,8 +140,8 @@ impl<E: Into<FsError>> From<E> for ReadError {
 }
 
 fn read_record(volume: &Volume, fd: impl AsFd) -> Result<(Id, Record), ReadError> {
-    let file = match open_record(fd, OFlags::RDONLY) {
-        Err(e) if e.errno() == libc::ENOENT => return Err(ReadError::Lost(FormatError::Blank)),
+    let file = match volume.disk.open(fd, DIRECTORY_NAME, OFlags::RDONLY) {
+        Err(Errno::NOENT) => return Err(ReadError::Lost(FormatError::Blank)),
         opened => opened?,
     };
     let mut bytes = [0; PAGE_LEN];
@@ -175,10 +168,10 @@ fn read_record(volume: &Volume, fd: impl AsFd) -> Result<(Id, Record), ReadError
 
 fn write_record(volume: &Volume, fd: impl AsFd, id: Id, record: &Record) -> FsResult<()> {
     let page = build(volume, id, record)?;
-    let file = open_record(fd.as_fd(), OFlags::WRONLY | OFlags::CREATE)?;
+    let file = volume.disk.create(fd.as_fd(), DIRECTORY_NAME, OFlags::empty(), Mode::from(0o600))?;
     file.write_at(&page, 0)?;
     // A second copy of the id, where the backing filesystem has attributes.
-    let _ = rustix::fs::setxattr(sys::proc_path(fd), ID_XATTR, &id.0, XattrFlags::empty());
+    let _ = volume.disk.set_xattr(fd, ID_XATTR, &id.0, XattrFlags::empty());
     Ok(())
 }
 
@@ -189,20 +182,17 @@ fn build(volume: &Volume, id: Id, record: &Record) -> FsResult<[u8; PAGE_LEN]> {
     Ok(Page::build(&head, record.sequence, &none, &volume.keys.commitment, &state, &volume.keys.directory)?)
 }
 
-fn open_record(fd: impl AsFd, flags: OFlags) -> FsResult<File> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    Ok(File::from(rustix::fs::openat(fd, DIRECTORY_NAME, flags, Mode::from(0o600))?))
-}
-
 /// Finds a lost directory's id among what repeats it: the directory's own attribute and the files
 /// that were created in it. Names prove it, for they open under no other id. An empty directory
 /// needs no old id.
 fn recover(volume: &Volume, fd: impl AsFd, why: FormatError) -> FsResult<Directory> {
-    let names = backing_names(fd.as_fd())?;
-    let is_entry = |name: &OsString| !matches!(names::open(&volume.keys.directory, name), Entry::Reserved);
+    let disk = &volume.disk;
+    let names = backing_names(disk, fd.as_fd())?;
+    let is_entry =
+        |name: &String| !matches!(names::open(&volume.keys.directory, OsStr::new(name)), Entry::Reserved);
     let found = if names.iter().any(is_entry) {
-        let proves = |id: &Id, name: &OsString| opens(&volume.keys.names(*id), fd.as_fd(), name);
-        candidates(fd.as_fd(), &names).into_iter().find(|id| names.iter().any(|name| proves(id, name)))
+        let proves = |id: &Id, name: &String| opens(disk, &volume.keys.names(*id), fd.as_fd(), name);
+        candidates(disk, fd.as_fd(), &names).into_iter().find(|id| names.iter().any(|name| proves(id, name)))
     } else {
         Some(Id::random()?)
     };
@@ -219,10 +209,11 @@ fn recover(volume: &Volume, fd: impl AsFd, why: FormatError) -> FsResult<Directo
 }
 
 /// Whether a backing name, or its sidecar, opens under a directory's key.
-fn opens(key: &Key, fd: impl AsFd, name: &OsStr) -> bool {
+fn opens(disk: &Disk, key: &Key, fd: impl AsFd, name: &str) -> bool {
+    let name = OsStr::new(name);
     match names::open(key, name) {
         Entry::Name(_) => true,
-        Entry::Long => read_sidecar(fd, name).is_ok_and(|s| names::open_sidecar(key, name, &s).is_ok()),
+        Entry::Long => read_sidecar(disk, fd, name).is_ok_and(|s| names::open_sidecar(key, name, &s).is_ok()),
         Entry::Reserved | Entry::Foreign => false,
     }
 }
@@ -231,24 +222,23 @@ fn opens(key: &Key, fd: impl AsFd, name: &OsStr) -> bool {
 ///
 /// # Errors
 /// As open(2) and read(2).
-pub(super) fn read_sidecar(fd: impl AsFd, stored: &OsStr) -> FsResult<Vec<u8>> {
+pub(super) fn read_sidecar(disk: &Disk, fd: impl AsFd, stored: &OsStr) -> FsResult<Vec<u8>> {
     let name = sidecar_of(&stored.to_string_lossy());
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(fd, name, flags, Mode::empty())?);
+    let file = disk.open(fd, &name, OFlags::RDONLY)?;
     let mut sidecar = vec![0; MAX_SIDECAR_LEN];
-    let len = Backing::read_at(&file, &mut sidecar, 0)?;
+    let len = file.read_at(&mut sidecar, 0)?;
     sidecar.truncate(len);
     Ok(sidecar)
 }
 
-fn candidates(fd: impl AsFd, names: &[OsString]) -> Vec<Id> {
+fn candidates(disk: &Disk, fd: impl AsFd, names: &[String]) -> Vec<Id> {
     let mut found = Vec::new();
-    let mut id = [0; 16];
-    if rustix::fs::getxattr(sys::proc_path(fd.as_fd()), ID_XATTR, &mut id) == Ok(id.len()) {
+    let repeated = disk.get_xattr(fd.as_fd(), ID_XATTR).unwrap_or_default();
+    if let Ok(id) = repeated.try_into() {
         found.push(Id(id));
     }
     for name in names {
-        if let Some(head) = head_of(fd.as_fd(), name)
+        if let Some(head) = head_of(disk, fd.as_fd(), name)
             && !found.contains(&head.birth_directory)
         {
             found.push(head.birth_directory);
@@ -258,13 +248,12 @@ fn candidates(fd: impl AsFd, names: &[OsString]) -> Vec<Id> {
 }
 
 /// The head of the file or subdirectory `name`.
-fn head_of(fd: impl AsFd, name: &OsString) -> Option<Head> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let entry: OwnedFd = rustix::fs::openat(fd, name, flags, Mode::empty()).ok()?;
+fn head_of(disk: &Disk, fd: impl AsFd, name: &str) -> Option<Head> {
+    let entry = disk.open(fd, name, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
     let mut bytes = [0; PAGE_LEN];
-    let (file, kind) = match open_record(&entry, OFlags::RDONLY) {
+    let (file, kind) = match disk.open(&entry, DIRECTORY_NAME, OFlags::RDONLY) {
         Ok(record) => (record, Kind::Directory),
-        Err(_) => (File::from(entry), Kind::File),
+        Err(_) => (entry, Kind::File),
     };
     file.read_at(&mut bytes, 0).ok()?;
     Some(Page::parse(&bytes, kind).ok()?.head)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::Stat;
 
 use super::attr::{FileKind, keyless_size};
 use super::descriptors::Descriptors;
@@ -94,8 +94,9 @@ impl Inode {
             return Ok(Arc::clone(fd));
         }
         let place = self.place.lock().clone().ok_or(FsError::new(libc::ESTALE))?;
-        let fd = open_path(&*place.parent.fd()?, &place.stored)?;
-        let stat = rustix::fs::fstat(&fd)?;
+        let disk = &self.descriptors.disk;
+        let fd = disk.find(&*place.parent.fd()?, &place.stored)?;
+        let stat = disk.stat(&fd)?;
         if (stat.st_dev, stat.st_ino) != self.identity {
             return Err(FsError::new(libc::ESTALE));
         }
@@ -176,14 +177,9 @@ impl Inode {
 
     /// Number of names that the file has.
     pub(super) fn links(&self) -> u64 {
-        let stat = self.fd().and_then(|fd| Ok(rustix::fs::fstat(&*fd)?));
+        let stat = self.fd().and_then(|fd| Ok(self.descriptors.disk.stat(&*fd)?));
         stat.map_or(0, |stat| stat.st_nlink)
     }
-}
-
-fn open_path(parent: &OwnedFd, stored: &str) -> FsResult<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(parent, stored, flags, Mode::empty())?)
 }
 
 /// The inodes that the kernel or a handle knows.
@@ -196,10 +192,9 @@ pub(super) struct InodeTable {
 impl InodeTable {
     /// A table that holds about `descriptors` descriptors at most.
     pub(super) fn new(volume: &Volume, descriptors: usize) -> FsResult<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&volume.root, ".", flags, Mode::empty())?;
-        let stat = rustix::fs::fstat(&fd)?;
-        let descriptors = Arc::new(Descriptors::new(descriptors));
+        let fd = volume.disk.find(&volume.root, ".")?;
+        let stat = volume.disk.stat(&fd)?;
+        let descriptors = Arc::new(Descriptors::new(volume.disk.clone(), descriptors));
         let root = Inode::new(ROOT_INO, fd, &stat, None, &descriptors)?;
         root.set_directory(Directory::root(volume));
         Ok(Self { root, by_ino: RwLock::default(), descriptors })
@@ -218,8 +213,9 @@ impl InodeTable {
     /// As open(2); `EXDEV` for an inode of another filesystem than the volume's: something is
     /// mounted in the backing directory, and its inode numbers could clash.
     pub(super) fn enter(&self, parent: &Arc<Inode>, stored: &str) -> FsResult<Arc<Inode>> {
-        let fd = open_path(&*parent.fd()?, stored)?;
-        let stat = rustix::fs::fstat(&fd)?;
+        let disk = &self.descriptors.disk;
+        let fd = disk.find(&*parent.fd()?, stored)?;
+        let stat = disk.stat(&fd)?;
         if stat.st_dev != self.root.identity.0 || stat.st_ino == ROOT_INO {
             return Err(FsError::new(libc::EXDEV));
         }
@@ -240,7 +236,7 @@ impl InodeTable {
 
     /// The inode of a backing entry, if it is known.
     pub(super) fn known(&self, parent: &Inode, stored: &str) -> FsResult<Option<Arc<Inode>>> {
-        match rustix::fs::statat(&*parent.fd()?, stored, AtFlags::SYMLINK_NOFOLLOW) {
+        match self.descriptors.disk.stat_at(&*parent.fd()?, stored) {
             Ok(stat) => Ok(self.by_ino.read().get(&stat.st_ino).cloned()),
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(e) => Err(e.into()),

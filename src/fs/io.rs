@@ -97,7 +97,7 @@ impl Fs {
             file.write(&keys, offset, data, |newest| self.next_epoch(newest))
         })();
         written.map_err(|error| self.name_damage(&handle.inode, error))?;
-        if drop_suid { drop_privileges(&handle.inode) } else { Ok(()) }
+        if drop_suid { drop_privileges(&self.volume.disk, &handle.inode) } else { Ok(()) }
     }
 
     /// Makes a file's data durable, and all of its metadata unless `data_only`; and with it the
@@ -161,7 +161,7 @@ impl Fs {
             Allocate::ReserveKeepSize => file.reserve(offset, len)?,
         }
         drop(keys);
-        if by.uid == 0 { Ok(()) } else { drop_privileges(&handle.inode) }
+        if by.uid == 0 { Ok(()) } else { drop_privileges(&self.volume.disk, &handle.inode) }
     }
 
     /// Finds data or a hole.
@@ -192,7 +192,7 @@ impl Fs {
             self.volume.sync().map_err(FsError::from)
         } else {
             unsynced.iter().filter(|inode| inode.links() > 0).try_for_each(|inode| {
-                match inode.fd().and_then(|fd| Directory::sync_record(&*fd)) {
+                match inode.fd().and_then(|fd| Directory::sync_record(&self.volume, &*fd)) {
                     // Removed meanwhile.
                     Err(e) if e.errno() == libc::ENOENT => Ok(()),
                     synced => synced,

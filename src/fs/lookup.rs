@@ -1,14 +1,14 @@
 //! Finding entries by name.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::directory::Directory;
 use super::inode::Inode;
 use super::{Attr, Fs, FsError, FsResult};
+use crate::chunk::Backing;
 use crate::names::{self, MAX_NAME_LEN, StoredName};
 
 impl Fs {
@@ -33,12 +33,10 @@ impl Fs {
     /// Writes the sidecar of a long name, durably, before the entry that needs it.
     pub(super) fn write_sidecar(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
         let Some(sidecar) = &stored.sidecar else { return Ok(()) };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let name = stored.sidecar_name();
-        let file = File::from(rustix::fs::openat(&*parent.fd()?, name, flags, Mode::from(0o600))?);
-        crate::chunk::Backing::write_at(&file, sidecar, 0)?;
-        file.sync_all()?;
-        Ok(())
+        let file = self.volume.disk.create(&*parent.fd()?, &name, OFlags::empty(), Mode::from(0o600))?;
+        file.write_at(sidecar, 0)?;
+        Ok(file.sync(false)?)
     }
 
     /// Removes the sidecar of a long name after its entry. What is left of a removal that was
@@ -47,7 +45,7 @@ impl Fs {
         if stored.sidecar.is_some()
             && let Ok(fd) = parent.fd()
         {
-            let _ = rustix::fs::unlinkat(&*fd, stored.sidecar_name(), AtFlags::empty());
+            let _ = self.volume.disk.unlink(&*fd, &stored.sidecar_name());
         }
     }
 }

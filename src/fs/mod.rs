@@ -9,6 +9,7 @@ mod attr;
 mod create;
 mod descriptors;
 mod directory;
+pub mod disk;
 mod error;
 mod inode;
 mod io;

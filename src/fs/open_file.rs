@@ -1,6 +1,5 @@
 //! Open regular files, shared by all handles of one inode.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -9,17 +8,18 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use parking_lot::{MutexGuard, RwLock};
 use rustix::fs::{Mode, OFlags};
 
+use super::disk::{Disk, DiskFile};
 use super::inode::{Inode, Opening};
 use super::keys::{Gate, file_context};
+use super::volume::Volume;
 use super::{Fs, FsError, FsResult};
 use crate::chunk::{Backing, ChunkError, Integrity, Opened, SealedFile};
 use crate::format::FormatError;
 use crate::format::schedule::FileKeys;
-use crate::sys;
 
 /// A regular file while it has handles, and until it is settled after the last was closed.
 pub(super) struct OpenFile {
-    pub(super) sealed: SealedFile<Disk>,
+    pub(super) sealed: SealedFile<Ciphertext>,
     /// The gate of the file's master key.
     pub(super) gate: Arc<Gate>,
     /// The file's keys while they may be used. Held for reading by every operation that uses
@@ -39,47 +39,50 @@ pub(super) struct Handle {
     pub(super) write: bool,
 }
 
-/// A backing file, opened for writing as soon as that is wanted.
-pub(super) struct Disk {
-    read_only: Option<File>,
-    writable: OnceLock<File>,
+/// A regular file's backing file, opened for writing as soon as that is wanted.
+pub(super) struct Ciphertext {
+    read_only: Option<DiskFile>,
+    writable: OnceLock<DiskFile>,
 }
 
-impl Disk {
-    pub(super) fn writable(file: File) -> Self {
+impl Ciphertext {
+    pub(super) fn writable(file: DiskFile) -> Self {
         Self { read_only: None, writable: OnceLock::from(file) }
+    }
+
+    fn read_only(file: DiskFile) -> Self {
+        Self { read_only: Some(file), writable: OnceLock::new() }
     }
 
     /// Opens an inode's backing file, for writing too where that is allowed: the kernel reads the
     /// pages that it writes back, and writes through any handle.
-    fn open(inode: &Inode, want_write: bool, read_only_volume: bool) -> FsResult<Self> {
-        if read_only_volume {
-            let file = File::from(sys::reopen(&*inode.fd()?, OFlags::RDONLY)?);
-            return Ok(Self { read_only: Some(file), writable: OnceLock::new() });
+    fn open(volume: &Volume, inode: &Inode, want_write: bool) -> FsResult<Self> {
+        if volume.read_only {
+            let file = volume.disk.reopen_file(&*inode.fd()?, OFlags::RDONLY)?;
+            return Ok(Self::read_only(file));
         }
-        match open_writable(inode) {
+        match open_as_owner(&volume.disk, inode, OFlags::RDWR) {
             Ok(file) => Ok(Self::writable(file)),
             Err(_) if !want_write => {
-                let file = open_as_owner(inode, OFlags::RDONLY)?;
-                Ok(Self { read_only: Some(file), writable: OnceLock::new() })
+                Ok(Self::read_only(open_as_owner(&volume.disk, inode, OFlags::RDONLY)?))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn make_writable(&self, inode: &Inode) -> FsResult<()> {
+    fn make_writable(&self, disk: &Disk, inode: &Inode) -> FsResult<()> {
         if self.writable.get().is_none() {
             // Another thread may have been faster; its descriptor is as good.
-            let _ = self.writable.set(open_writable(inode)?);
+            let _ = self.writable.set(open_as_owner(disk, inode, OFlags::RDWR)?);
         }
         Ok(())
     }
 
-    fn any(&self) -> io::Result<&File> {
+    fn any(&self) -> io::Result<&DiskFile> {
         self.writable.get().or(self.read_only.as_ref()).ok_or_else(not_open)
     }
 
-    fn for_writing(&self) -> io::Result<&File> {
+    fn for_writing(&self) -> io::Result<&DiskFile> {
         self.writable.get().ok_or_else(not_open)
     }
 }
@@ -88,49 +91,44 @@ fn not_open() -> io::Error {
     io::Error::from_raw_os_error(libc::EBADF)
 }
 
-fn open_writable(inode: &Inode) -> FsResult<File> {
-    open_as_owner(inode, OFlags::RDWR)
-}
-
 /// Opens a backing file for this process, whatever the file's mode says to its owner: the kernel
 /// has decided who may open it, and an unprivileged mount must reach its own files.
-fn open_as_owner(inode: &Inode, flags: OFlags) -> FsResult<File> {
-    let refused = match sys::reopen(&*inode.fd()?, flags) {
-        Ok(fd) => return Ok(File::from(fd)),
+fn open_as_owner(disk: &Disk, inode: &Inode, flags: OFlags) -> FsResult<DiskFile> {
+    let fd = inode.fd()?;
+    let refused = match disk.reopen_file(&*fd, flags) {
+        Ok(file) => return Ok(file),
         Err(e) => e,
     };
-    let stat = rustix::fs::fstat(&*inode.fd()?)?;
+    let stat = disk.stat(&*fd)?;
     let ours = stat.st_uid == rustix::process::geteuid().as_raw();
     if refused != rustix::io::Errno::ACCESS || !ours {
         return Err(refused.into());
     }
-    let fd = inode.fd()?;
-    let path = sys::proc_path(&*fd);
-    rustix::fs::chmod(&path, Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o600))?;
-    let opened = sys::reopen(&*inode.fd()?, flags);
-    rustix::fs::chmod(&path, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    Ok(File::from(opened?))
+    disk.set_mode(&*fd, Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o600))?;
+    let opened = disk.reopen_file(&*fd, flags);
+    disk.set_mode(&*fd, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    Ok(opened?)
 }
 
-impl Backing for Disk {
+impl Backing for Ciphertext {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        Backing::read_at(self.any()?, buffer, offset)
+        self.any()?.read_at(buffer, offset)
     }
 
     fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
-        Backing::write_at(self.for_writing()?, buffer, offset)
+        self.for_writing()?.write_at(buffer, offset)
     }
 
     fn length(&self) -> io::Result<u64> {
-        Backing::length(self.any()?)
+        self.any()?.length()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        Backing::set_len(self.for_writing()?, len)
+        self.for_writing()?.set_len(len)
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
-        Backing::sync(self.any()?, data_only)
+        self.any()?.sync(data_only)
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -151,7 +149,7 @@ impl Backing for Disk {
 }
 
 impl OpenFile {
-    pub(super) fn new(opened: Opened<Disk>, gate: Arc<Gate>) -> Self {
+    pub(super) fn new(opened: Opened<Ciphertext>, gate: Arc<Gate>) -> Self {
         Self {
             sealed: opened.file,
             gate,
@@ -162,7 +160,7 @@ impl OpenFile {
     }
 
     /// The file, if its backing file could be opened for writing.
-    pub(super) fn for_writing(&self) -> FsResult<&SealedFile<Disk>> {
+    pub(super) fn for_writing(&self) -> FsResult<&SealedFile<Ciphertext>> {
         self.sealed.backing().for_writing()?;
         Ok(&self.sealed)
     }
@@ -189,7 +187,7 @@ impl Fs {
             }
         };
         let writable = match want_write && !self.volume.read_only {
-            true => open.sealed.backing().make_writable(inode),
+            true => open.sealed.backing().make_writable(&self.volume.disk, inode),
             false => Ok(()),
         };
         // A cut that came while the key was being fetched has not seen this file.
@@ -251,7 +249,7 @@ impl Fs {
 
     /// Opens an inode's backing file and unwraps its data key.
     fn read_in(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
-        let disk = Disk::open(inode, want_write, self.volume.read_only)?;
+        let disk = Ciphertext::open(&self.volume, inode, want_write)?;
         let integrity = self.integrity_of(inode);
         let mut gate = None;
         let opened = SealedFile::open(disk, integrity, |head, wrapped| {

@@ -16,10 +16,10 @@ use rustix::fs::{OFlags, RawDir, SeekFrom};
 
 use super::attr::FileKind;
 use super::directory::{Directory, read_sidecar};
+use super::disk::Disk;
 use super::inode::Inode;
 use super::{Attr, Fs, FsError, FsResult};
 use crate::names::{self, Entry};
-use crate::sys;
 
 /// Bytes of backing entries to ask for at a time.
 const BATCH: usize = 32 << 10;
@@ -66,7 +66,7 @@ impl Fs {
     pub fn opendir(&self, ino: u64) -> FsResult<u64> {
         let inode = self.inodes.find(ino)?;
         inode.directory(&self.volume)?;
-        let fd = sys::reopen(&*inode.fd()?, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let fd = self.volume.disk.reopen(&*inode.fd()?, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let stream = Mutex::new(Stream { fd, position: 0, ahead: VecDeque::new() });
         let fh = self.new_handle_number();
         self.listings.lock().insert(fh, Arc::new(Listing { inode, stream }));
@@ -101,7 +101,7 @@ impl Fs {
                 stream.position = entry.next;
                 taken = true;
             }
-            match stream.read(&listing.inode, &directory) {
+            match stream.read(&self.volume.disk, &listing.inode, &directory) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(_) if taken => return Ok(()),
@@ -137,8 +137,8 @@ impl Fs {
         }
         let listing = self.listing(fh)?;
         self.sync_records()?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        Ok(rustix::fs::fsync(sys::reopen(&*listing.inode.fd()?, flags)?)?)
+        let disk = &self.volume.disk;
+        Ok(disk.sync(disk.reopen(&*listing.inode.fd()?, OFlags::RDONLY | OFlags::DIRECTORY)?)?)
     }
 
     fn listing(&self, fh: u64) -> FsResult<Arc<Listing>> {
@@ -155,7 +155,7 @@ impl Stream {
     }
 
     /// Reads on; answers whether there was anything left.
-    fn read(&mut self, inode: &Inode, directory: &Directory) -> FsResult<bool> {
+    fn read(&mut self, disk: &Disk, inode: &Inode, directory: &Directory) -> FsResult<bool> {
         let mut buffer = [MaybeUninit::uninit(); BATCH];
         let mut entries = RawDir::new(&self.fd, &mut buffer);
         let mut any = false;
@@ -168,7 +168,7 @@ impl Stream {
             let listed = match stored.as_bytes() {
                 b"." => Some((stored.to_owned(), inode.ino)),
                 b".." => Some((stored.to_owned(), inode.parent_ino())),
-                _ => open_name(inode, directory, stored).map(|name| (OsString::from_vec(name), entry.ino())),
+                _ => open_name(disk, inode, directory, stored).map(|name| (OsString::from_vec(name), entry.ino())),
             };
             if let Some((name, ino)) = listed {
                 self.ahead.push_back(DirEntry { name, ino, kind, next });
@@ -182,7 +182,7 @@ impl Stream {
 }
 
 /// The name of a backing entry; `None`, and a line in the log, for one that does not belong here.
-fn open_name(parent: &Inode, directory: &Directory, stored: &OsStr) -> Option<Vec<u8>> {
+fn open_name(disk: &Disk, parent: &Inode, directory: &Directory, stored: &OsStr) -> Option<Vec<u8>> {
     let foreign = |why: &str| {
         let path = parent.path();
         tracing::warn!("{path}/{}: {why}; it is left out", stored.display());
@@ -192,7 +192,7 @@ fn open_name(parent: &Inode, directory: &Directory, stored: &OsStr) -> Option<Ve
         Entry::Name(name) => Some(name),
         Entry::Reserved => None,
         Entry::Foreign => foreign("not a name of this directory"),
-        Entry::Long => match parent.fd().and_then(|fd| read_sidecar(&*fd, stored)) {
+        Entry::Long => match parent.fd().and_then(|fd| read_sidecar(disk, &*fd, stored)) {
             Ok(sidecar) => names::open_sidecar(&directory.names, stored, &sidecar)
                 .ok()
                 .or_else(|| foreign("its sidecar is not its own")),

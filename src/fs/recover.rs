@@ -7,7 +7,6 @@
 //! touched, and only on a volume that says it was not unmounted properly: elsewhere the same
 //! findings are damage.
 
-use std::fs::File;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +18,6 @@ use super::inode::Inode;
 use super::{DirEntry, FileKind, Fs, FsError, FsResult};
 use crate::chunk::Backing;
 use crate::format::PAGE_LEN;
-use crate::sys;
 
 impl Fs {
     /// Looks at everything that a crash may have left; returns when done or when `stop` is set.
@@ -100,7 +98,7 @@ impl Fs {
             return false;
         }
         let changed =
-            inode.fd().and_then(|fd| Ok(rustix::fs::fstat(&*fd)?)).map_or(i64::MIN, |stat| stat.st_ctime);
+            inode.fd().and_then(|fd| Ok(self.volume.disk.stat(&*fd)?)).map_or(i64::MIN, |stat| stat.st_ctime);
         self.volume.may_be_interrupted(changed) && inode.opening().file.is_none()
     }
 
@@ -117,13 +115,13 @@ impl Fs {
     /// Gives a file whose header was never durable a new one.
     fn begin_anew(&self, directory: &Directory, inode: &Arc<Inode>) -> FsResult<()> {
         let mut page = [0; PAGE_LEN];
-        let file = File::from(sys::reopen(&*inode.fd()?, OFlags::RDWR)?);
-        Backing::read_at(&file, &mut page, 0)?;
+        let file = self.volume.disk.reopen_file(&*inode.fd()?, OFlags::RDWR)?;
+        file.read_at(&mut page, 0)?;
         if page.iter().any(|&b| b != 0) {
             return Ok(());
         }
         tracing::warn!("{}: its header was never durable; it is empty now", inode.path());
-        Backing::set_len(&file, 0)?;
+        file.set_len(0)?;
         let mut opening = inode.opening();
         if opening.file.is_some() {
             return Err(FsError::new(libc::EBUSY));

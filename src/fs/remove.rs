@@ -3,9 +3,10 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{OFlags, RenameFlags};
 
 use super::directory::{Directory, backing_names};
+use super::disk::DiskFile;
 use super::inode::{Inode, Opening};
 use super::lookup::seal_name;
 use super::{FileKind, Fs, FsError, FsResult};
@@ -33,7 +34,7 @@ impl Fs {
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
         let removed = self.pin(&parent, &stored)?;
-        rustix::fs::unlinkat(&*parent.fd()?, &stored.name, AtFlags::empty())?;
+        self.volume.disk.unlink(&*parent.fd()?, &stored.name)?;
         self.remove_sidecar(&parent, &stored);
         self.free_if_gone(removed.as_ref());
         Ok(())
@@ -49,7 +50,7 @@ impl Fs {
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
         self.pin(&parent, &stored)?;
         let emptied = self.empty_directory(&parent, &stored)?;
-        if let Err(error) = rustix::fs::unlinkat(&*parent.fd()?, &stored.name, AtFlags::REMOVEDIR) {
+        if let Err(error) = self.volume.disk.remove_dir(&*parent.fd()?, &stored.name) {
             self.refill_directory(Some(emptied));
             return Err(error.into());
         }
@@ -97,7 +98,7 @@ impl Fs {
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
-        let renamed = rustix::fs::renameat_with(&*from.fd()?, &source.name, &*to.fd()?, &target.name, flags);
+        let renamed = self.volume.disk.rename((&*from.fd()?, &source.name), (&*to.fd()?, &target.name), flags);
         if let Err(error) = renamed {
             self.refill_directory(emptied);
             if self.exists(&to, &target).is_err() {
@@ -144,7 +145,7 @@ impl Fs {
     }
 
     fn exists(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
-        rustix::fs::statat(&*parent.fd()?, &stored.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        self.volume.disk.stat_at(&*parent.fd()?, &stored.name)?;
         Ok(())
     }
 
@@ -158,7 +159,7 @@ impl Fs {
         target: &StoredName,
     ) -> FsResult<Option<Emptied>> {
         let kind = |parent: &Inode, stored: &StoredName| {
-            let stat = rustix::fs::statat(&*parent.fd().ok()?, &stored.name, AtFlags::SYMLINK_NOFOLLOW);
+            let stat = self.volume.disk.stat_at(&*parent.fd().ok()?, &stored.name);
             FileKind::of_mode(stat.ok()?.st_mode)
         };
         let directory = Some(FileKind::Directory);
@@ -170,23 +171,23 @@ impl Fs {
 
     /// Removes what kmsfs itself keeps in a directory, if there is nothing else.
     fn empty_directory(&self, parent: &Inode, stored: &StoredName) -> FsResult<Emptied> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&*parent.fd()?, &stored.name, flags, Mode::empty())?;
-        let names = backing_names(&fd)?;
+        let disk = &self.volume.disk;
+        let fd = disk.open(&*parent.fd()?, &stored.name, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let names = backing_names(disk, &fd)?;
         let is_own = |name: &OsStr| {
             let name = name.as_encoded_bytes();
             let entry =
                 name.starts_with(LONG_PREFIX.as_bytes()) && !name.ends_with(SIDECAR_SUFFIX.as_bytes());
             name.starts_with(RESERVED_PREFIX.as_bytes()) && !entry
         };
-        if !names.iter().all(|name| is_own(name)) {
+        if !names.iter().all(|name| is_own(OsStr::new(name))) {
             return Err(FsError::new(libc::ENOTEMPTY));
         }
         let directory = Directory::open(&self.volume, &fd)?;
         for name in names.iter().filter(|name| *name != DIRECTORY_NAME) {
-            rustix::fs::unlinkat(&fd, name, AtFlags::empty())?;
+            disk.unlink(&fd, name)?;
         }
-        rustix::fs::unlinkat(&fd, DIRECTORY_NAME, AtFlags::empty())?;
+        disk.unlink(&fd, DIRECTORY_NAME)?;
         Ok(Emptied { fd, directory })
     }
 
@@ -201,6 +202,6 @@ impl Fs {
 
 /// A directory whose record was taken away, and the record.
 struct Emptied {
-    fd: std::os::fd::OwnedFd,
+    fd: DiskFile,
     directory: Directory,
 }

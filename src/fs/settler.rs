@@ -200,7 +200,7 @@ impl Fs {
 
     fn step(&self, job: &mut Job) -> FsResult<Step> {
         let keys = job.open.keys(self, Access::WriteBack)?;
-        keep_mtime(&job.inode, || Ok(job.open.sealed.settle(&keys, &mut job.settling)?))
+        keep_mtime(&self.volume.disk, &job.inode, || Ok(job.open.sealed.settle(&keys, &mut job.settling)?))
     }
 
     /// Lets go of a file that is settled, or that cannot be; one that changed meanwhile waits again.

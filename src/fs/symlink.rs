@@ -1,16 +1,16 @@
 //! Symbolic links.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::inode::Inode;
 use super::{Attr, FileKind, Fs, FsError, FsResult, Requester};
 use crate::chunk::Backing;
+use crate::crypto::OpenError;
 use crate::names::target::{self, Link, MAX_SEALED_LEN, MAX_TARGET_LEN, TARGETS_NAME};
 
 /// Longest target of a backing link in bytes.
@@ -29,7 +29,7 @@ impl Fs {
         let text = Link::Sealed(sealed.clone()).text();
         if text.len() <= MAX_BACKING_LEN {
             let made =
-                self.make_entry(by, parent, name, |dir, stored| rustix::fs::symlinkat(&text, dir, stored));
+                self.make_entry(by, parent, name, |dir, stored| self.volume.disk.symlink(&text, dir, stored));
             // Some filesystems take less.
             if !matches!(&made, Err(e) if e.errno() == libc::ENAMETOOLONG) {
                 return made;
@@ -37,7 +37,7 @@ impl Fs {
         }
         let link = self.store_target(&sealed)?;
         let text = link.text();
-        let made = self.make_entry(by, parent, name, |dir, stored| rustix::fs::symlinkat(&text, dir, stored));
+        let made = self.make_entry(by, parent, name, |dir, stored| self.volume.disk.symlink(&text, dir, stored));
         if made.is_err() {
             self.remove_target(&link);
         }
@@ -59,7 +59,7 @@ impl Fs {
     /// As [`Fs::readlink`].
     pub(super) fn target_of(&self, inode: &Inode) -> FsResult<Vec<u8>> {
         let damaged = |why: &dyn std::fmt::Display| FsError::damaged(format!("{}: {why}", inode.path()));
-        let sealed = match link_of(inode)?.map_err(|e| damaged(&e))? {
+        let sealed = match self.link_of(inode)?.map_err(|e| damaged(&e))? {
             Link::Sealed(sealed) => sealed,
             Link::Stored(name) => match self.read_target(&name) {
                 Err(e) if e.errno() == libc::ENOENT => return Err(damaged(&"its stored target is missing")),
@@ -73,7 +73,7 @@ impl Fs {
     pub(super) fn free_target(&self, inode: &Arc<Inode>) {
         if inode.kind == FileKind::Symlink
             && inode.links() == 0
-            && let Ok(Ok(link)) = link_of(inode)
+            && let Ok(Ok(link)) = self.link_of(inode)
         {
             self.remove_target(&link);
         }
@@ -84,14 +84,13 @@ impl Fs {
     fn store_target(&self, sealed: &[u8]) -> FsResult<Link> {
         let link = Link::new_stored()?;
         let Link::Stored(name) = &link else { return Err(FsError::new(libc::EIO)) };
-        match rustix::fs::mkdirat(&self.volume.root, TARGETS_NAME, Mode::RWXU) {
+        let (disk, root) = (&self.volume.disk, &self.volume.root);
+        match disk.make_dir(root, TARGETS_NAME, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&self.volume.root, place_of(name), flags, Mode::from(0o600))?;
-        let file = File::from(file);
-        let written = Backing::write_at(&file, sealed, 0).and_then(|()| file.sync_all());
+        let file = disk.create(root, &place_of(name), OFlags::EXCL, Mode::from(0o600))?;
+        let written = file.write_at(sealed, 0).and_then(|()| file.sync(false));
         if let Err(error) = written {
             self.remove_target(&link);
             return Err(error.into());
@@ -99,11 +98,15 @@ impl Fs {
         Ok(link)
     }
 
+    /// What a backing link says. It can still be read when the link has lost its last name.
+    fn link_of(&self, inode: &Inode) -> FsResult<Result<Link, OpenError>> {
+        Ok(Link::parse(&self.volume.disk.read_link(&*inode.fd()?)?))
+    }
+
     fn read_target(&self, name: &str) -> FsResult<Vec<u8>> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = File::from(rustix::fs::openat(&self.volume.root, place_of(name), flags, Mode::empty())?);
+        let file = self.volume.disk.open(&self.volume.root, &place_of(name), OFlags::RDONLY)?;
         let mut sealed = vec![0; MAX_SEALED_LEN];
-        let len = Backing::read_at(&file, &mut sealed, 0)?;
+        let len = file.read_at(&mut sealed, 0)?;
         sealed.truncate(len);
         Ok(sealed)
     }
@@ -111,15 +114,9 @@ impl Fs {
     /// What is left of a removal that was interrupted does no harm.
     fn remove_target(&self, link: &Link) {
         if let Link::Stored(name) = link {
-            let _ = rustix::fs::unlinkat(&self.volume.root, place_of(name), AtFlags::empty());
+            let _ = self.volume.disk.unlink(&self.volume.root, &place_of(name));
         }
     }
-}
-
-/// What a backing link says. It can still be read when the link has lost its last name.
-fn link_of(inode: &Inode) -> FsResult<Result<Link, crate::crypto::OpenError>> {
-    let text = rustix::fs::readlinkat(&*inode.fd()?, "", Vec::new())?;
-    Ok(Link::parse(text.as_bytes()))
 }
 
 fn place_of(name: &str) -> String {

@@ -1,15 +1,16 @@
 //! The volume itself: its page in two copies, its lock, its epochs.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 use thiserror::Error;
 
+use super::disk::{Disk, DiskFile};
 use crate::chunk::Backing;
 use crate::format::head::{Head, Kind};
 use crate::format::page::Page;
@@ -25,6 +26,9 @@ use crate::sys;
 const EPOCH_BATCH: u32 = 256;
 /// Seconds by which a clock may have been set back without making interrupted files look forged.
 const CLOCK_SLACK: i64 = 3600;
+
+/// Mode of the volume's page.
+const PAGE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Why a volume cannot be created or opened.
 #[derive(Debug, Error)]
@@ -71,6 +75,8 @@ pub struct Volume {
     pub keys: VolumeKeys,
     /// Whether nothing may be written.
     pub read_only: bool,
+    /// The backing filesystem.
+    pub disk: Disk,
     /// The backing directory.
     pub root: OwnedFd,
     /// Files changed since then may have been interrupted by a crash; `None` on a volume that was
@@ -90,7 +96,7 @@ struct VolumePage {
     wrapped: Wrapped,
     state: VolumeState,
     /// The page and its copy. The first also carries the lock.
-    files: [File; 2],
+    files: [DiskFile; 2],
 }
 
 impl Volume {
@@ -100,6 +106,19 @@ impl Volume {
     /// # Errors
     /// Any [`VolumeError`] but `InUse`.
     pub fn create(path: &Path, provider: &dyn Provider, default_key: &str) -> Result<Id, VolumeError> {
+        Self::create_on(&Disk::default(), path, provider, default_key)
+    }
+
+    /// As [`Volume::create`], reaching the backing filesystem through `disk`.
+    ///
+    /// # Errors
+    /// Any [`VolumeError`] but `InUse`.
+    pub fn create_on(
+        disk: &Disk,
+        path: &Path,
+        provider: &dyn Provider,
+        default_key: &str,
+    ) -> Result<Id, VolumeError> {
         let shown = path.display().to_string();
         Self::check_creatable(path)?;
         let default_key = provider.describe_key(default_key)?.arn;
@@ -117,11 +136,12 @@ impl Volume {
                 Page::build(&head, 1, &wrapped, &keys.commitment, &state, &keys.header)
             })
             .map_err(|e| VolumeError::Format(shown.clone(), e))?;
-        let written =
-            [VOLUME_COPY_NAME, VOLUME_NAME].iter().try_for_each(|name| write_new(path, name, &page));
+        let root = open_root(path).map_err(|e| explain(&shown, e.into()))?;
+        let names = [VOLUME_COPY_NAME, VOLUME_NAME];
+        let written = names.iter().try_for_each(|name| write_new(disk, &root, name, &page));
         if let Err(error) = written {
             // A copy alone would pass for a volume.
-            let _ = std::fs::remove_file(path.join(VOLUME_COPY_NAME));
+            let _ = disk.unlink(&root, VOLUME_COPY_NAME);
             return Err(explain(&shown, error));
         }
         Ok(id)
@@ -155,10 +175,22 @@ impl Volume {
     /// # Errors
     /// Any [`VolumeError`] but those of creation.
     pub fn open(path: &Path, provider: &dyn Provider, read_only: bool) -> Result<Self, VolumeError> {
+        Self::open_on(Disk::default(), path, provider, read_only)
+    }
+
+    /// As [`Volume::open`], reaching the backing filesystem through `disk`.
+    ///
+    /// # Errors
+    /// Any [`VolumeError`] but those of creation.
+    pub fn open_on(
+        disk: Disk,
+        path: &Path,
+        provider: &dyn Provider,
+        read_only: bool,
+    ) -> Result<Self, VolumeError> {
         let shown = path.display().to_string();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| explain(&shown, e.into()))?;
-        let files = open_pages(&root, &shown, read_only)?;
+        let root = open_root(path).map_err(|e| explain(&shown, e.into()))?;
+        let files = open_pages(&disk, &root, &shown, read_only)?;
         lock(&files[0], &shown, read_only)?;
         let page = read_either(&files).map_err(|e| VolumeError::Format(shown.clone(), e))?;
         let id = page.head.object;
@@ -169,6 +201,7 @@ impl Volume {
             id,
             keys,
             read_only,
+            disk,
             root,
             recover_since,
             began_settled: state.clean && state.all_settled,
@@ -256,7 +289,7 @@ impl Volume {
     /// # Errors
     /// As syncfs(2).
     pub fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(&self.root)?)
+        Ok(self.disk.sync_all(&self.root)?)
     }
 
     fn begin_mount(&self) -> io::Result<()> {
@@ -286,7 +319,7 @@ impl Volume {
             .map_err(io::Error::other)?;
         for file in &page.files {
             file.write_at(&bytes, 0)?;
-            file.sync_data()?;
+            file.sync(true)?;
         }
         page.state = state;
         page.sequence = sequence;
@@ -299,68 +332,63 @@ fn context(volume: Id) -> EncryptionContext {
     EncryptionContext::new().with("kmsfs:volume", volume.to_string())
 }
 
+fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// Writes a file that is there whole or not at all.
-fn write_new(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let aside = dir.join(format!("{name}.new"));
+fn write_new(disk: &Disk, root: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let aside = format!("{name}.new");
     let written = (|| {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&aside, dir.join(name))?;
-        File::open(dir)?.sync_all()
+        let file = disk.create(root, &aside, OFlags::TRUNC, PAGE_MODE)?;
+        file.write_at(bytes, 0)?;
+        file.sync(false)?;
+        disk.rename((root, &aside), (root, name), RenameFlags::empty())?;
+        Ok(disk.sync(root)?)
     })();
     if written.is_err() {
-        let _ = std::fs::remove_file(&aside);
+        let _ = disk.unlink(root, &aside);
     }
     written
 }
 
 /// Opens the page and its copy; one that is missing is made anew from the other.
-fn open_pages(root: &OwnedFd, shown: &str, read_only: bool) -> Result<[File; 2], VolumeError> {
+fn open_pages(
+    disk: &Disk,
+    root: &OwnedFd,
+    shown: &str,
+    read_only: bool,
+) -> Result<[DiskFile; 2], VolumeError> {
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let open = |name: &str, flags| {
-        rustix::fs::openat(root, name, access | flags | OFlags::CLOEXEC, Mode::from(0o600)).map(File::from)
+    let open = |name| disk.open(root, name, access);
+    let restore = |name, from: &DiskFile| -> io::Result<DiskFile> {
+        if read_only {
+            return Ok(disk.reopen_file(from, access)?);
+        }
+        let mut page = [0; PAGE_LEN];
+        from.read_at(&mut page, 0)?;
+        let file = disk.create(root, name, OFlags::empty(), PAGE_MODE)?;
+        file.write_at(&page, 0)?;
+        file.sync(false)?;
+        Ok(file)
     };
-    let main = open(VOLUME_NAME, OFlags::empty());
-    let copy = open(VOLUME_COPY_NAME, OFlags::empty());
-    use rustix::io::Errno;
-    match (main, copy) {
+    match (open(VOLUME_NAME), open(VOLUME_COPY_NAME)) {
         (Ok(main), Ok(copy)) => Ok([main, copy]),
         (Err(Errno::NOENT), Err(Errno::NOENT)) => Err(VolumeError::NotAVolume(shown.to_owned())),
         (Err(Errno::NOENT), Ok(copy)) => {
             tracing::warn!("{shown}: {VOLUME_NAME} is missing; using its copy");
-            let main = if read_only {
-                copy.try_clone()
-            } else {
-                restore(&copy, || open(VOLUME_NAME, OFlags::CREATE))
-            };
-            Ok([main.map_err(|e| explain(shown, e))?, copy])
+            Ok([restore(VOLUME_NAME, &copy).map_err(|e| explain(shown, e))?, copy])
         }
         (Ok(main), Err(Errno::NOENT)) => {
             tracing::warn!("{shown}: {VOLUME_COPY_NAME} is missing; making it anew");
-            let copy = if read_only {
-                main.try_clone()
-            } else {
-                restore(&main, || open(VOLUME_COPY_NAME, OFlags::CREATE))
-            };
-            Ok([main, copy.map_err(|e| explain(shown, e))?])
+            let copy = restore(VOLUME_COPY_NAME, &main).map_err(|e| explain(shown, e))?;
+            Ok([main, copy])
         }
         (Err(e), _) | (_, Err(e)) => Err(explain(shown, e.into())),
     }
 }
 
-fn restore(from: &File, create: impl FnOnce() -> rustix::io::Result<File>) -> io::Result<File> {
-    let mut page = [0; PAGE_LEN];
-    from.read_at(&mut page, 0)?;
-    let to = create()?;
-    to.write_at(&page, 0)?;
-    to.sync_all()?;
-    Ok(to)
-}
-
-fn lock(file: &File, shown: &str, read_only: bool) -> Result<(), VolumeError> {
+fn lock(file: &DiskFile, shown: &str, read_only: bool) -> Result<(), VolumeError> {
     let operation = if read_only {
         FlockOperation::NonBlockingLockShared
     } else {
@@ -368,7 +396,7 @@ fn lock(file: &File, shown: &str, read_only: bool) -> Result<(), VolumeError> {
     };
     match rustix::fs::flock(file, operation) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+        Err(Errno::WOULDBLOCK) => {
             Err(VolumeError::InUse { path: shown.to_owned(), by: sys::lock_holder(file.as_fd()) })
         }
         Err(e) => Err(explain(shown, e.into())),
@@ -376,7 +404,7 @@ fn lock(file: &File, shown: &str, read_only: bool) -> Result<(), VolumeError> {
 }
 
 /// The newer of the two pages that can be read.
-fn read_either(files: &[File; 2]) -> Result<Page, FormatError> {
+fn read_either(files: &[DiskFile; 2]) -> Result<Page, FormatError> {
     let mut newest: Result<Page, FormatError> = Err(FormatError::NotKmsfs);
     for file in files {
         let mut bytes = [0; PAGE_LEN];

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
 use rustix::fs::XattrFlags;
-use rustix::io::Errno;
 use serde::Serialize;
 
 use super::attr::drop_foreign_set_gid;
@@ -27,7 +26,6 @@ use crate::format::head::Kind;
 use crate::format::page::Page;
 use crate::format::{Id, PAGE_LEN, SEALED_XATTR_PREFIX};
 use crate::secret::Key;
-use crate::sys;
 
 /// A directory's assigned master key; readable and settable.
 pub const KEY_XATTR: &str = "user.kmsfs.key";
@@ -82,10 +80,10 @@ impl Fs {
             }
             n if n == INFO_XATTR.as_bytes() => self.info(&inode),
             n if n.starts_with(USER_PREFIX) => {
-                let stored = read_backing(&inode, &self.backing_name(n))?;
+                let stored = self.read_backing(&inode, self.backing_name(n).as_bytes())?;
                 self.with_value_key(&inode, |key, object| open_value(key, object, n, &stored))
             }
-            _ => read_backing(&inode, name),
+            n => self.read_backing(&inode, n),
         }
     }
 
@@ -97,8 +95,7 @@ impl Fs {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-        let fd = inode.fd()?;
-        let path = sys::proc_path(&*fd);
+        let (disk, fd) = (&self.volume.disk, inode.fd()?);
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, value),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
@@ -109,11 +106,11 @@ impl Fs {
                 }
                 let sealed =
                     self.with_value_key(&inode, |key, object| self.seal_attribute(key, object, n, value))?;
-                Ok(rustix::fs::setxattr(path, self.backing_name(n).as_bytes(), &sealed, flags)?)
+                Ok(disk.set_xattr(&*fd, self.backing_name(n).as_bytes(), &sealed, flags)?)
             }
             n => {
-                rustix::fs::setxattr(path, n, value, flags)?;
-                if n == ACCESS_ACL { drop_foreign_set_gid(by, &inode) } else { Ok(()) }
+                disk.set_xattr(&*fd, n, value, flags)?;
+                if n == ACCESS_ACL { drop_foreign_set_gid(disk, by, &inode) } else { Ok(()) }
             }
         }
     }
@@ -132,9 +129,9 @@ impl Fs {
         if inode.kind == FileKind::Directory && !self.assigned_key(&inode)?.is_empty() {
             add(KEY_XATTR.as_bytes());
         }
-        for stored in list_backing(&inode)?.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        for stored in self.volume.disk.list_xattrs(&*inode.fd()?)?.split(|&b| b == 0).filter(|name| !name.is_empty()) {
             if stored.starts_with(SEALED_XATTR_PREFIX.as_bytes()) {
-                let value = read_backing(&inode, OsStr::from_bytes(stored))?;
+                let value = self.read_backing(&inode, stored)?;
                 let name = self.open_attribute_name(&value);
                 match name.filter(|name| self.backing_name(name).as_bytes() == stored) {
                     Some(name) => add(&name),
@@ -155,15 +152,14 @@ impl Fs {
     pub fn removexattr(&self, ino: u64, name: &OsStr) -> FsResult<()> {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
-        let fd = inode.fd()?;
-        let path = sys::proc_path(&*fd);
+        let (disk, fd) = (&self.volume.disk, inode.fd()?);
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, b""),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
             n if n.starts_with(USER_PREFIX) => {
-                Ok(rustix::fs::removexattr(path, self.backing_name(n).as_bytes())?)
+                Ok(disk.remove_xattr(&*fd, self.backing_name(n).as_bytes())?)
             }
-            n => Ok(rustix::fs::removexattr(path, n)?),
+            n => Ok(disk.remove_xattr(&*fd, n)?),
         }
     }
 
@@ -209,7 +205,7 @@ impl Fs {
 
     /// What is known about a file; without its key, what its header says in public.
     fn file_info(&self, inode: &Arc<Inode>) -> FsResult<FileInfo> {
-        let stored_size = rustix::fs::fstat(&*inode.fd()?)?.st_size.cast_unsigned();
+        let stored_size = self.volume.disk.stat(&*inode.fd()?)?.st_size.cast_unsigned();
         if let Ok(open) = self.open_file(inode, false) {
             let (head, wrapped) = (open.sealed.head(), open.sealed.wrapped());
             let info = FileInfo {
@@ -225,7 +221,7 @@ impl Fs {
             self.close_file(inode);
             return Ok(info);
         }
-        let file = std::fs::File::from(sys::reopen(&*inode.fd()?, rustix::fs::OFlags::RDONLY)?);
+        let file = self.volume.disk.reopen_file(&*inode.fd()?, rustix::fs::OFlags::RDONLY)?;
         let mut bytes = [0; PAGE_LEN];
         crate::chunk::Backing::read_at(&file, &mut bytes, 0)?;
         let page = Page::parse(&bytes, Kind::File)?;
@@ -240,6 +236,10 @@ impl Fs {
             stored_size,
             settled: None,
         })
+    }
+
+    fn read_backing(&self, inode: &Inode, name: &[u8]) -> FsResult<Vec<u8>> {
+        Ok(self.volume.disk.get_xattr(&*inode.fd()?, name)?)
     }
 
     /// The backing attribute of a user attribute.
@@ -294,42 +294,4 @@ fn open_value(key: &Key, object: Id, name: &[u8], stored: &[u8]) -> FsResult<Vec
 /// Binds a value to its name and to the file or directory.
 fn value_aad(object: Id, name: &[u8]) -> Vec<u8> {
     [LABEL, b" value ", &object.0, name].concat()
-}
-
-fn read_backing(inode: &Inode, name: &OsStr) -> FsResult<Vec<u8>> {
-    let fd = inode.fd()?;
-    let path = sys::proc_path(&*fd);
-    loop {
-        let len = rustix::fs::getxattr_query(&path, name)?;
-        let mut value = vec![0; len];
-        match rustix::fs::getxattr(&path, name, &mut value) {
-            Ok(len) => {
-                value.truncate(len);
-                return Ok(value);
-            }
-            // It grew in between.
-            Err(Errno::RANGE) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-fn list_backing(inode: &Inode) -> FsResult<Vec<u8>> {
-    let fd = inode.fd()?;
-    let path = sys::proc_path(&*fd);
-    loop {
-        let len = match rustix::fs::listxattr_query(&path) {
-            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            len => len?,
-        };
-        let mut names = vec![0; len];
-        match rustix::fs::listxattr(&path, &mut names) {
-            Ok(len) => {
-                names.truncate(len);
-                return Ok(names);
-            }
-            Err(Errno::RANGE) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
 }
