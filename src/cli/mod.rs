@@ -4,12 +4,16 @@ mod args;
 mod bench;
 mod exit;
 mod file;
+mod handover;
 mod key;
 mod key_store;
 mod log;
 mod mount;
+mod mount_helper;
 mod output;
 mod secret;
+mod settings;
+mod signals;
 mod status;
 mod volume;
 
@@ -25,7 +29,10 @@ use crate::sys::process;
 
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let given: Vec<_> = std::env::args_os().collect();
+    let from_mount = mount_helper::arguments(&given);
+    let is_from_mount = from_mount.is_some();
+    let arguments = match from_mount.unwrap_or_else(|| Arguments::try_parse_from(&given)) {
         Ok(arguments) => arguments,
         Err(error) => return not_understood(&error),
     };
@@ -34,7 +41,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);
-            error.exit_code()
+            if is_from_mount { mount_helper::exit_code(&error) } else { error.exit_code() }
         }
     }
 }
