@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::signals::Signalled;
 use crate::fs::{Fs, Volume, VolumeError, Watcher};
 use crate::kms::{UnlockSecret, store_exists};
-use crate::mount::{MountOptions, Mounted, Stops};
+use crate::mount::{self, MountOptions, Mounted, Stops};
 use crate::provider::Provider;
 use crate::server::Server;
 use crate::sys::process::{self, Forked};
@@ -136,6 +136,9 @@ fn check_mountpoint(path: &Path, volume: &Path, options: &MountOptions) -> CliRe
     }
     if mountpoint.starts_with(volume) || volume.starts_with(&mountpoint) {
         return refuse("and the volume lie one within the other; choose another mount point");
+    }
+    if mount::is_awaited(&mountpoint) {
+        return Ok(mountpoint);
     }
     let mut entries = std::fs::read_dir(&mountpoint).map_err(|e| CliError::io(&mountpoint, &e))?;
     if !options.nonempty && entries.next().is_some() {

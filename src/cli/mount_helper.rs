@@ -11,7 +11,7 @@ use super::args::{Arguments, Command, FromMount};
 use super::exit::{CliError, Code};
 
 /// Exit codes of mount(8), which passes its helper's on.
-const WRONG_USAGE: u8 = 1;
+pub(super) const WRONG_USAGE: u8 = 1;
 const MOUNT_FAILURE: u8 = 32;
 /// Types of filesystem that mount(8) may name.
 const TYPES: [&str; 3] = ["fuse.kmsfs", "kmsfs", "fuse"];

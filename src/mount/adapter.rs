@@ -273,7 +273,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match run(|| self.fs.opendir(ino.0)) {
+        match gate::looking_if(ino == INodeNo::ROOT, || run(|| self.fs.opendir(ino.0))) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
         }
@@ -317,17 +317,12 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply::empty(reply, || {
-            self.fs.releasedir(fh.0);
-            Ok(())
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        gate::looking_if(ino == INodeNo::ROOT, || {
+            reply::empty(reply, || {
+                self.fs.releasedir(fh.0);
+                Ok(())
+            });
         });
     }
 

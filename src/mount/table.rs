@@ -57,6 +57,21 @@ pub(super) fn detach(mountpoint: &Path) -> io::Result<()> {
     unmount_with(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW, "-uz")
 }
 
+/// Whether an automounter watches `mountpoint` and nothing is mounted there yet. Whoever looks into it
+/// then waits for the mount, this process included.
+pub fn is_awaited(mountpoint: &Path) -> bool {
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let last = table.split(|&b| b == b'\n').rfind(|line| {
+        let place = line.split(|&b| b == b' ').nth(4);
+        place.is_some_and(|place| unescape(place) == mountpoint)
+    });
+    let kind = |line: &[u8]| {
+        let mut fields = line.split(|&b| b == b' ').skip_while(|field| *field != b"-").skip(1);
+        fields.next() == Some(b"autofs")
+    };
+    last.is_some_and(kind)
+}
+
 /// Where the filesystem with a device number is mounted now, the latest first. A place where
 /// something else is mounted over it is left out, as unmounting would hit that.
 pub(super) fn places(device: u64) -> io::Result<Vec<PathBuf>> {

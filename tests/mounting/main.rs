@@ -5,11 +5,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-//E
-//H
-//I
-//M
+mod ending;
+mod handover;
+mod idle;
+mod mount8;
 mod namespace;
-//R
-//S
+mod read_only;
+mod service;
 mod user;
