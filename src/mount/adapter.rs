@@ -360,7 +360,9 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        gate::looking_if(ino == INodeNo::ROOT, || reply::xattr(reply, size, || self.fs.getxattr(ino.0, name)));
+        gate::looking_if(ino == INodeNo::ROOT, || {
+            reply::xattr(reply, size, || self.fs.getxattr(ino.0, name));
+        });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
