@@ -248,6 +248,9 @@ pub(super) fn drop_privileges(inode: &Inode) -> FsResult<()> {
     }
     match rustix::fs::removexattr(sys::proc_path(&*inode.fd()?), "security.capability") {
         Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        // Nobody without privileges may, whether there is one or not. Then the kernel removes it
+        // itself when we change the backing file.
+        Err(rustix::io::Errno::PERM) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
