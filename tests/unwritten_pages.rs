@@ -23,11 +23,10 @@ fn pages_of_a_mapping_are_no_holes() {
     let file = empty_file(&mnt.join("mapped"));
     rustix::fs::ftruncate(&file, LEN as u64).unwrap();
     let (protection, shared) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-    // SAFETY: a new mapping, of the file's length; nobody truncates the file.
-    let mapped = unsafe {
-        let at = rustix::mm::mmap(std::ptr::null_mut(), LEN, protection, shared, &file, 0).unwrap();
-        std::slice::from_raw_parts_mut(at.cast::<u8>(), LEN)
-    };
+    // SAFETY: a new mapping, of the file's length.
+    let at = unsafe { rustix::mm::mmap(std::ptr::null_mut(), LEN, protection, shared, &file, 0) };
+    // SAFETY: all of that mapping; nobody truncates the file.
+    let mapped = unsafe { std::slice::from_raw_parts_mut(at.unwrap().cast::<u8>(), LEN) };
     mapped[WRITTEN..].fill(b'x');
     copies_have_it(&mnt.join("mapped"));
     // SAFETY: the mapping made above, which is not used any more.

@@ -1,10 +1,12 @@
 //! What can be typed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use super::key_store::DEFAULT_ALIAS;
+use super::settings::idle_timeout;
 
 /// Encrypt a directory, file by file, under keys that can be switched off.
 ///
@@ -22,7 +24,7 @@ pub(super) struct Arguments {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct Global {
     /// Directory of the key store
     ///
@@ -65,7 +67,9 @@ pub(super) enum Command {
     /// Mount a volume
     ///
     /// Goes to the background once the mount is ready, unless -f is given. Messages go to
-    /// log/VOLUME.log in the key store's directory then.
+    /// log/VOLUME.log in the key store's directory then. SIGTERM ends it, as 'kmsfs umount' does.
+    ///
+    /// 'mount -t fuse.kmsfs DIR MOUNTPOINT -o OPT,...' and lines of fstab(5) do the same.
     Mount(Mount),
     /// Unmount a volume and wait until everything is on disk
     Umount(Umount),
@@ -105,15 +109,40 @@ pub(super) struct Mount {
     /// An empty directory
     pub(super) mountpoint: PathBuf,
     /// Stay in the foreground
+    ///
+    /// Messages go to standard error, and $NOTIFY_SOCKET is told when the mount is ready.
     #[arg(short, long)]
     pub(super) foreground: bool,
     /// Mount options, separated by commas
     ///
     /// ro, rw, allow_other, nonempty, threads=N, writeback (faster small writes, which are lost if the
     /// mount's process is killed), and as in mount(8): dev, nodev, suid, nosuid, exec, noexec, atime,
-    /// noatime, sync, async, dirsync
+    /// noatime, sync, async, dirsync. Those for fstab(5), such as noauto, user or x-*, are passed over.
+    ///
+    /// For use in fstab(5), also keystore=DIR, key_file=FILE, passphrase_file=FILE and
+    /// idle_timeout=DURATION, which mean the same as the options of these names. There is none for a
+    /// command: a list of options is copied by many programs and is no place for code.
     #[arg(short, long, value_name = "OPT,...")]
     pub(super) options: Vec<String>,
+    /// Unmount when nothing has used the mount for that long: 90s, 10m, 2h
+    ///
+    /// As long as a file is open in it or a program works in one of its directories, it stays. What
+    /// the kernel answers from its caches does not count as use, nor do df and a look at the mount
+    /// point itself.
+    #[arg(long, value_name = "DURATION", value_parser = idle_timeout)]
+    pub(super) idle_timeout: Option<Duration>,
+    /// Absent when a person typed the command
+    #[arg(skip)]
+    pub(super) from_mount: Option<FromMount>,
+}
+
+/// What mount(8) wants differently.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FromMount {
+    /// Unknown options are passed over.
+    pub(super) sloppy: bool,
+    /// Everything is checked, but nothing mounted.
+    pub(super) fake: bool,
 }
 
 /// Arguments of `umount`.
@@ -215,6 +244,8 @@ const EXIT_CODES: &str = "\
 The passphrase is taken from --passphrase-file, --key-file or --passphrase-command; else from the \
 environment variable KMSFS_PASSPHRASE; else from the systemd credential kmsfs.passphrase or \
 kmsfs.key-file; else it is asked for. It is never an argument.
+
+Called by mount(8), the program exits with that one's codes: 1 for wrong usage, 32 for all else.
 
 Exit codes:
    0  done

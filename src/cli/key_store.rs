@@ -149,7 +149,10 @@ fn default_dir() -> CliResult<PathBuf> {
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
         .map(|data| data.join("kmsfs"))
         .ok_or_else(|| {
-            CliError::new(Code::NoKeyStore, "HOME is not set; name the key store with --keystore DIR")
+            CliError::new(
+                Code::NoKeyStore,
+                "HOME is not set; name the key store with --keystore DIR, or -o keystore=DIR in fstab",
+            )
         })
 }
 

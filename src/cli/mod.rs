@@ -4,12 +4,16 @@ mod args;
 mod bench;
 mod exit;
 mod file;
+mod handover;
 mod key;
 mod key_store;
 mod log;
 mod mount;
+mod mount_helper;
 mod output;
 mod secret;
+mod settings;
+mod signals;
 mod status;
 mod volume;
 
@@ -25,25 +29,31 @@ use crate::sys::process;
 
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let given: Vec<_> = std::env::args_os().collect();
+    let from_mount = mount_helper::arguments(&given);
+    let is_from_mount = from_mount.is_some();
+    let arguments = match from_mount.unwrap_or_else(|| Arguments::try_parse_from(&given)) {
         Ok(arguments) => arguments,
-        Err(error) => return not_understood(&error),
+        Err(error) => return not_understood(&error, is_from_mount),
     };
     let output = Output::new(arguments.global.json);
     match run(arguments, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);
-            error.exit_code()
+            if is_from_mount { mount_helper::exit_code(&error) } else { error.exit_code() }
         }
     }
 }
 
 /// Help and the version go out as they are, and so does an explained error, unless it is for a
 /// program to read.
-fn not_understood(error: &clap::Error) -> ExitCode {
+fn not_understood(error: &clap::Error, is_from_mount: bool) -> ExitCode {
     if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
-        error.exit();
+        // Nobody is there to tell when that fails.
+        let _ = error.print();
+        let code = if is_from_mount { mount_helper::WRONG_USAGE } else { Code::Usage as u8 };
+        return if error.use_stderr() { ExitCode::from(code) } else { ExitCode::SUCCESS };
     }
     let text = error.to_string();
     let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();

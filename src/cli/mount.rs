@@ -5,21 +5,22 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::args::{Global, Mount};
 use super::exit::{CliError, CliResult, Code, words};
+use super::handover;
 use super::key_store::{KeyStore, dir, is_served};
 use super::log;
 use super::secret::{Purpose, secret};
+use super::settings::Settings;
+use super::signals::Signalled;
 use crate::fs::{Fs, Volume, VolumeError, Watcher};
 use crate::kms::{UnlockSecret, store_exists};
-use crate::mount::{MountOptions, Mounted};
+use crate::mount::{self, MountOptions, Mounted, Stops};
 use crate::provider::Provider;
 use crate::server::Server;
 use crate::sys::process::{self, Forked};
@@ -43,15 +44,24 @@ struct Plan {
     volume: PathBuf,
     mountpoint: PathBuf,
     options: MountOptions,
+    idle_timeout: Option<Duration>,
     store: PathBuf,
     /// The key store's secret; absent when another process has the store open.
     secret: Option<UnlockSecret>,
     log: Option<PathBuf>,
     verbose: u8,
+    /// A terminal or a service manager waits for the process, and hears of its state.
+    foreground: bool,
 }
 
 pub(super) fn mount(global: &Global, mount: &Mount) -> CliResult<()> {
-    let plan = plan(global, mount)?;
+    let settings = Settings::new(global, mount)?;
+    let plan = plan(&settings, mount)?;
+    if mount.from_mount.is_some_and(|from| from.fake) {
+        return Ok(());
+    }
+    let secret = find_secret(&settings.global, &plan)?;
+    let plan = Plan { secret, ..plan };
     if mount.foreground {
         log::to_stderr(global.verbose.max(1));
         return serve(plan, || Ok(()));
@@ -67,9 +77,9 @@ pub(super) fn mount(global: &Global, mount: &Mount) -> CliResult<()> {
 }
 
 /// Everything that can be refused before anything is done or asked for.
-fn plan(global: &Global, mount: &Mount) -> CliResult<Plan> {
-    let options = MountOptions::parse(&mount.options)
-        .map_err(|e| CliError::new(Code::Usage, format!("{e}; 'kmsfs mount --help' lists the options")))?;
+fn plan(settings: &Settings, mount: &Mount) -> CliResult<Plan> {
+    let global = &settings.global;
+    let options = settings.options.clone();
     let volume = mount.dir.canonicalize().map_err(|e| match e.kind() {
         ErrorKind::NotFound => VolumeError::NotAVolume(mount.dir.display().to_string()).into(),
         _ => CliError::io(&mount.dir, &e),
@@ -79,17 +89,32 @@ fn plan(global: &Global, mount: &Mount) -> CliResult<Plan> {
     }
     let mountpoint = check_mountpoint(&mount.mountpoint, &volume, &options)?;
     check_fuse()?;
-    let store = dir(global)?;
-    let secret = if is_served(&store) {
-        None
-    } else if store_exists(&store) {
-        Some(secret(global, Purpose::Unlock)?)
-    } else {
-        return Err(KeyStore::open(global)
-            .err()
-            .unwrap_or_else(|| CliError::new(Code::NoKeyStore, "the key store appeared just now; retry")));
-    };
-    Ok(Plan { volume, mountpoint, options, store, secret, log: None, verbose: global.verbose })
+    Ok(Plan {
+        volume,
+        mountpoint,
+        options,
+        idle_timeout: settings.idle_timeout,
+        store: dir(global)?,
+        secret: None,
+        log: None,
+        verbose: global.verbose,
+        foreground: mount.foreground,
+    })
+}
+
+/// What unlocks the key store; `None` if another process has it open.
+fn find_secret(global: &Global, plan: &Plan) -> CliResult<Option<UnlockSecret>> {
+    // A process that is still ending may have the key store open as well, and takes it along.
+    handover::wait(&plan.volume);
+    if is_served(&plan.store) {
+        return Ok(None);
+    }
+    if store_exists(&plan.store) {
+        return Ok(Some(secret(global, Purpose::Unlock)?));
+    }
+    Err(KeyStore::open(global)
+        .err()
+        .unwrap_or_else(|| CliError::new(Code::NoKeyStore, "the key store appeared just now; retry")))
 }
 
 fn check_mountpoint(path: &Path, volume: &Path, options: &MountOptions) -> CliResult<PathBuf> {
@@ -111,6 +136,9 @@ fn check_mountpoint(path: &Path, volume: &Path, options: &MountOptions) -> CliRe
     }
     if mountpoint.starts_with(volume) || volume.starts_with(&mountpoint) {
         return refuse("and the volume lie one within the other; choose another mount point");
+    }
+    if mount::is_awaited(&mountpoint) {
+        return Ok(mountpoint);
     }
     let mut entries = std::fs::read_dir(&mountpoint).map_err(|e| CliError::io(&mountpoint, &e))?;
     if !options.nonempty && entries.next().is_some() {
@@ -165,6 +193,9 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
         None => KeyStore::Served(crate::provider::SocketClient::new(&plan.store)),
     };
     let provider = store.provider(&plan.store);
+    let stops = Stops::new();
+    let signalled =
+        Signalled::watch(&stops, plan.foreground).map_err(|e| unexpected("handling signals", &e))?;
     let fs = open_volume(&plan, Arc::clone(&provider), descriptors)?;
     if let Some(logs) = &plan.log {
         log::to_file(&logs.join(format!("{}.log", fs.volume().id)), plan.verbose)?;
@@ -179,31 +210,44 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
         KeyStore::Served(_) => None,
     };
     let watching = provider.attach(Arc::new(Watcher(Arc::clone(&fs))))?;
-    let mounted =
-        Mounted::new(Arc::clone(&fs), &plan.volume, &plan.mountpoint, &plan.options).map_err(|e| {
-            // Else the next mount would take the volume for one that crashed.
-            let _ = fs.shut_down();
-            no_mount(&plan.mountpoint, &e)
-        })?;
-    let signalled = on_signals(mounted.ender()).map_err(|e| unexpected("handling signals", &e))?;
-    tracing::info!("{} is mounted at {}", plan.volume.display(), plan.mountpoint.display());
+    let mounted = Mounted::new(Arc::clone(&fs), &plan.volume, &plan.mountpoint, &plan.options, stops);
+    let mounted = mounted.map_err(|e| {
+        // Else the next mount would take the volume for one that crashed.
+        let _ = fs.shut_down();
+        no_mount(&plan.mountpoint, &e)
+    })?;
+    let status = format!("{} is mounted at {}", plan.volume.display(), plan.mountpoint.display());
+    tracing::info!("{status}");
+    notify(&plan, &[NotifyState::Status(&status), NotifyState::Ready]);
     ready()?;
-    let ended = mounted.wait();
+    let why = mounted.serve(plan.idle_timeout);
+    notify(&plan, &[NotifyState::Status("making everything durable"), NotifyState::Stopping]);
+    let ended = mounted.finish(why);
     drop(watching);
-    let server = server.filter(|server| server.attached_mounts() > 0 && !signalled.load(Ordering::Relaxed));
+    let server = server.filter(|server| server.attached_mounts() > 0 && !signalled.came());
     tracing::info!("{} is unmounted", plan.mountpoint.display());
     // Lets go of the volume's lock, which an unmount waits for. By then nobody must take this
     // process for the owner of the key store any more, unless it stays on as that.
     drop(fs);
     if let Some(server) = server {
+        notify(&plan, &[NotifyState::Status("unmounted; serving keys to other mounts")]);
         linger(&server, &signalled);
     }
     ended?;
     Ok(())
 }
 
+/// Tells the service manager, if there is one that waits for this process.
+fn notify(plan: &Plan, states: &[NotifyState<'_>]) {
+    if plan.foreground
+        && let Err(error) = sd_notify::notify(states)
+    {
+        tracing::warn!("the service manager could not be told: {error}");
+    }
+}
+
 fn open_volume(plan: &Plan, provider: Arc<dyn Provider>, descriptors: u64) -> CliResult<Arc<Fs>> {
-    let volume = Volume::open(&plan.volume, &*provider, plan.options.read_only)?;
+    let volume = handover::open(&plan.volume, &*provider, plan.options.read_only)?;
     Ok(Arc::new(Fs::new(volume, provider, &plan.mountpoint, descriptors)?))
 }
 
@@ -225,9 +269,13 @@ fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {
             "users may not give a mount to others; leave out allow_other, or add user_allow_other to \
              /etc/fuse.conf",
         ),
+        None => CliError::new(
+            Code::MountPoint,
+            format!("{}: {}; see fusermount3(1)", mountpoint.display(), words(error).trim()),
+        ),
         _ => CliError::new(
             Code::MountPoint,
-            format!("{}: {}; see the kernel's log", mountpoint.display(), words(error).trim()),
+            format!("{}: {}; see the kernel's log", mountpoint.display(), words(error)),
         ),
     }
 }
@@ -242,24 +290,10 @@ fn check_fuse() -> CliResult<()> {
     Err(CliError::new(Code::NoFuse, format!("{FUSE}: {}; {next}", words(&error))))
 }
 
-/// Ends the mount on SIGTERM and SIGINT; the flag says that one came.
-fn on_signals(end: impl Fn() + Send + 'static) -> std::io::Result<Arc<AtomicBool>> {
-    let came = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&came);
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    std::thread::Builder::new().name("kmsfs-signals".to_owned()).spawn(move || {
-        for _ in signals.forever() {
-            flag.store(true, Ordering::Relaxed);
-            end();
-        }
-    })?;
-    Ok(came)
-}
-
 /// Other mounts get their keys from this process: it stays for them, without its own mount.
-fn linger(server: &Server, signalled: &AtomicBool) {
+fn linger(server: &Server, signalled: &Signalled) {
     tracing::info!("serving keys to {} other mounts", server.attached_mounts());
-    while server.attached_mounts() > 0 && !signalled.load(Ordering::Relaxed) {
+    while server.attached_mounts() > 0 && !signalled.came() {
         std::thread::sleep(LINGER_POLL);
     }
 }

@@ -16,6 +16,7 @@ use crate::format::VOLUME_NAME;
 use crate::fs::Volume;
 use crate::kms::store_exists;
 use crate::mount;
+use crate::sys;
 
 /// How often an unmount looks whether the mount's process is done.
 const POLL: Duration = Duration::from_millis(20);
@@ -97,6 +98,7 @@ pub(super) fn umount(umount: &Umount) -> CliResult<()> {
     };
     // Opened first: its lock is free again when the mount's process is done with the volume.
     let volume = File::open(entry.source.join(VOLUME_NAME));
+    let holders = volume.as_ref().map(sys::lock_holders).unwrap_or_default();
     mount::unmount(&mountpoint).map_err(|e| {
         let busy = e.raw_os_error() == Some(libc::EBUSY) || e.to_string().contains("busy");
         if busy {
@@ -108,6 +110,11 @@ pub(super) fn umount(umount: &Umount) -> CliResult<()> {
     })?;
     if let Ok(volume) = volume {
         while rustix::fs::flock(&volume, FlockOperation::NonBlockingLockShared).is_err() {
+            // Whoever mounts the volume right after this has it for himself.
+            let now = sys::lock_holders(&volume);
+            if !now.is_empty() && !now.iter().any(|holder| holders.contains(holder)) {
+                break;
+            }
             std::thread::sleep(POLL);
         }
     }

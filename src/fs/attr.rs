@@ -248,6 +248,9 @@ pub(super) fn drop_privileges(disk: &Disk, inode: &Inode) -> FsResult<()> {
     }
     match disk.remove_xattr(&*fd, b"security.capability") {
         Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        // Nobody without privileges may, whether there is one or not. Then the kernel removes it
+        // itself when we change the backing file.
+        Err(rustix::io::Errno::PERM) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }

@@ -16,6 +16,7 @@ use fuser::{
 };
 
 use super::convert::{file_type, requester, set_time, to_fuse};
+use super::gate;
 use super::reply::{self, GENERATION, TTL, break_if, run};
 use crate::fs::{Allocate, Fs, FsError, NewMode, RenameMode, SetAttr, Whence};
 
@@ -78,14 +79,16 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        let _ = run(|| {
-            self.fs.forget(ino.0, nlookup);
-            Ok(())
+        let _ = gate::looking_if(true, || {
+            run(|| {
+                self.fs.forget(ino.0, nlookup);
+                Ok(())
+            })
         });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply::attr(reply, || self.fs.getattr(ino.0));
+        gate::looking_if(ino == INodeNo::ROOT, || reply::attr(reply, || self.fs.getattr(ino.0)));
     }
 
     fn setattr(
@@ -270,7 +273,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match run(|| self.fs.opendir(ino.0)) {
+        match gate::looking_if(ino == INodeNo::ROOT, || run(|| self.fs.opendir(ino.0))) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
         }
@@ -314,17 +317,12 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply::empty(reply, || {
-            self.fs.releasedir(fh.0);
-            Ok(())
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        gate::looking_if(ino == INodeNo::ROOT, || {
+            reply::empty(reply, || {
+                self.fs.releasedir(fh.0);
+                Ok(())
+            });
         });
     }
 
@@ -333,7 +331,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match run(|| self.fs.statfs()) {
+        match gate::looking_if(true, || run(|| self.fs.statfs())) {
             Ok(s) => reply.statfs(
                 s.f_blocks,
                 s.f_bfree,
@@ -362,11 +360,14 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply::xattr(reply, size, || self.fs.getxattr(ino.0, name));
+        gate::looking_if(ino == INodeNo::ROOT, || {
+            reply::xattr(reply, size, || self.fs.getxattr(ino.0, name));
+        });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        reply::xattr(reply, size, || self.fs.listxattr(requester(req), ino.0));
+        let list = || self.fs.listxattr(requester(req), ino.0);
+        gate::looking_if(ino == INodeNo::ROOT, || reply::xattr(reply, size, list));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

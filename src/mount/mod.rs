@@ -3,6 +3,8 @@
 
 mod adapter;
 mod convert;
+mod ending;
+mod gate;
 mod options;
 mod privileged;
 mod reply;
@@ -12,43 +14,30 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
-use crate::fs::{Fs, FsResult, KernelCache};
+use crate::fs::{Fs, FsError, FsResult, KernelCache};
 use adapter::Adapter;
+use ending::Ending;
 
-pub use options::{MountOptions, UnknownOption};
-pub use table::{MountEntry, find_mount, mounts, unmount};
+pub use ending::{Ended, Stopper, Stops};
+pub use options::{MountOptions, OptionError};
+pub use table::{MountEntry, find_mount, is_awaited, is_mounted_for, mounts, unmount};
 
 /// Filesystem subtype: mounts are of type `fuse.kmsfs`.
 pub const SUBTYPE: &str = "kmsfs";
-/// How long the kernel may go on using a mount that was unmounted on a signal.
-const LAST_REQUESTS: Duration = Duration::from_secs(10);
+/// How long requests under way may take when the mount has ended.
+const LAST_REQUESTS: Duration = Duration::from_secs(30);
 /// Read-ahead in KiB: as much as the kernel asks for at a time.
 const READ_AHEAD_KIB: u32 = 1024;
-
-/// Why a mount ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// It was unmounted.
-    Unmounted,
-    /// This process was asked to end.
-    Signalled,
-}
-
-/// Unmounts what this process has mounted.
-type Unmounter = Box<dyn FnMut() -> io::Result<()> + Send>;
 
 /// A mounted filesystem.
 pub struct Mounted {
     fs: Arc<Fs>,
-    unmounter: Unmounter,
-    events: Receiver<Ended>,
-    sender: Sender<Ended>,
+    ending: Ending,
     session: JoinHandle<io::Result<()>>,
     settler: JoinHandle<()>,
     recovery: JoinHandle<()>,
@@ -56,20 +45,25 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts and begins to serve.
+    /// Mounts and begins to serve, until `stops` says otherwise.
     ///
     /// # Errors
     /// As mount(2); `ENODEV` or `ENOENT` where there is no FUSE.
-    pub fn new(fs: Arc<Fs>, source: &Path, mountpoint: &Path, options: &MountOptions) -> io::Result<Self> {
+    pub fn new(
+        fs: Arc<Fs>,
+        source: &Path,
+        mountpoint: &Path,
+        options: &MountOptions,
+        stops: Stops,
+    ) -> io::Result<Self> {
         // Files get the modes that they are created with.
         rustix::process::umask(rustix::fs::Mode::empty());
-        let (session, unmounter) = start(&fs, source, mountpoint, options)?;
+        let session = start(&fs, source, mountpoint, options)?;
         fs.set_kernel(Arc::new(Kernel(session.notifier())));
-        let (sender, events) = mpsc::channel();
-        let ended = sender.clone();
+        let stopper = stops.stopper();
         let session = spawn("kmsfs-session", move || {
             let result = session.run();
-            let _ = ended.send(Ended::Unmounted);
+            stopper.unmounted();
             result
         })?;
         let settling = Arc::clone(&fs);
@@ -77,33 +71,28 @@ impl Mounted {
         let stop_recovery = Arc::new(AtomicBool::new(false));
         let (recovering, stop) = (Arc::clone(&fs), Arc::clone(&stop_recovery));
         let recovery = spawn("kmsfs-recovery", move || recovering.recover(&stop))?;
-        raise_read_ahead(mountpoint);
-        Ok(Self { fs, unmounter, events, sender, session, settler, recovery, stop_recovery })
+        let device = rustix::fs::stat(mountpoint)?.st_dev;
+        raise_read_ahead(device);
+        gate::touch();
+        Ok(Self { fs, ending: Ending::new(device, stops), session, settler, recovery, stop_recovery })
     }
 
-    /// Something that asks the mount to end, for a signal handler's thread.
-    pub fn ender(&self) -> impl Fn() + Send + 'static {
-        let sender = self.sender.clone();
-        move || {
-            let _ = sender.send(Ended::Signalled);
-        }
+    /// Serves until the filesystem is unmounted, this process is asked to end, or nothing has used
+    /// the mount for `idle`.
+    pub fn serve(&self, idle: Option<Duration>) -> Ended {
+        self.ending.wait(idle)
     }
 
-    /// Serves until the filesystem is unmounted or asked to end, unmounts it in the latter case,
-    /// and makes everything durable.
+    /// Ends the mount, unless it is unmounted already, and makes everything durable.
     ///
     /// # Errors
     /// When something could not be made durable.
-    pub fn wait(mut self) -> FsResult<Ended> {
-        let why = self.events.recv().unwrap_or(Ended::Unmounted);
-        if why == Ended::Signalled {
-            if let Err(error) = (self.unmounter)() {
-                tracing::warn!("unmounting: {error}");
-            }
-            // A busy mount is detached; programs that still use it get what they ask for a while
-            // longer.
-            let _ = self.events.recv_timeout(LAST_REQUESTS);
+    pub fn finish(self, why: Ended) -> FsResult<()> {
+        if why == Ended::Stopped {
+            self.ending.unmount();
         }
+        // Else a request could change a file that was settled already.
+        let closed = gate::close(LAST_REQUESTS);
         self.stop_recovery.store(true, Ordering::Relaxed);
         self.fs.stop_settler();
         let _ = self.recovery.join();
@@ -113,8 +102,11 @@ impl Mounted {
         {
             tracing::warn!("the FUSE session ended with an error: {error}");
         }
-        self.fs.shut_down()?;
-        Ok(why)
+        if !closed {
+            tracing::error!("requests are still under way; the next mount will look after them");
+            return Err(FsError::new(libc::ETIMEDOUT));
+        }
+        self.fs.shut_down()
     }
 }
 
@@ -133,22 +125,18 @@ fn start(
     source: &Path,
     mountpoint: &Path,
     options: &MountOptions,
-) -> io::Result<(Session<Adapter>, Unmounter)> {
+) -> io::Result<Session<Adapter>> {
     let adapter = Adapter::new(Arc::clone(fs), options.writeback);
     let config = config(source, options);
     if !rustix::process::geteuid().is_root() {
-        let mut session = Session::new(adapter, mountpoint, &config)?;
-        let mut unmounter = session.unmount_callable();
-        return Ok((session, Box::new(move || unmounter.unmount())));
+        return Session::new(adapter, mountpoint, &config);
     }
     let device = privileged::mount(source, mountpoint, options)?;
-    let mountpoint = mountpoint.to_owned();
     let session = Session::from_fd(adapter, device, config.acl, config);
-    let unmount = move || privileged::detach(&mountpoint);
     if session.is_err() {
-        unmount()?;
+        table::detach(mountpoint)?;
     }
-    Ok((session?, Box::new(unmount)))
+    session
 }
 
 fn config(source: &Path, options: &MountOptions) -> Config {
@@ -167,12 +155,10 @@ fn config(source: &Path, options: &MountOptions) -> Config {
 
 /// Lets the kernel read as far ahead as one request can carry. Only root may; otherwise reading
 /// stays as it is.
-fn raise_read_ahead(mountpoint: &Path) {
-    let raised = rustix::fs::stat(mountpoint).map_err(io::Error::from).and_then(|stat| {
-        let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
-        std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), READ_AHEAD_KIB.to_string())
-    });
-    if let Err(error) = raised {
+fn raise_read_ahead(device: u64) {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(setting, READ_AHEAD_KIB.to_string()) {
         tracing::debug!("read-ahead stays at the kernel's default: {error}");
     }
 }

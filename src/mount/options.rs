@@ -25,17 +25,58 @@ pub struct MountOptions {
     kernel: Vec<MountOption>,
 }
 
-/// An option that does not exist, or a value that it cannot have.
+/// An option that cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("unknown mount option '{0}'")]
-pub struct UnknownOption(pub String);
+pub enum OptionError {
+    /// It does not exist, or cannot have this value.
+    #[error("unknown mount option '{0}'")]
+    Unknown(String),
+    /// A mount that exists is to be changed.
+    #[error("a mount cannot be changed by 'remount'; unmount it and mount it anew")]
+    Remount,
+}
+
+/// Options for mount(8) and whoever reads fstab(5): when to mount and who may. Those about access
+/// times are among them, for kmsfs keeps none. With a `=`, the beginning of an option counts.
+const NOT_OURS: [&str; 29] = [
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "user=",
+    "nouser",
+    "users",
+    "nousers",
+    "owner",
+    "noowner",
+    "group",
+    "nogroup",
+    "nofail",
+    "fail",
+    "_netdev",
+    "comment=",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "diratime",
+    "nodiratime",
+    "iversion",
+    "noiversion",
+    "silent",
+    "loud",
+    // Every mount has it.
+    "default_permissions",
+];
 
 impl MountOptions {
     /// Reads comma-separated options. Later ones win.
     ///
     /// # Errors
-    /// [`UnknownOption`].
-    pub fn parse(lists: &[String]) -> Result<Self, UnknownOption> {
+    /// [`OptionError`].
+    pub fn parse(lists: &[String]) -> Result<Self, OptionError> {
         let mut options = Self::default();
         for option in lists.iter().flat_map(|list| list.split(',')).filter(|o| !o.is_empty()) {
             options.apply(option)?;
@@ -43,7 +84,7 @@ impl MountOptions {
         Ok(options)
     }
 
-    fn apply(&mut self, option: &str) -> Result<(), UnknownOption> {
+    fn apply(&mut self, option: &str) -> Result<(), OptionError> {
         let kernel = match option {
             "ro" | "rw" => {
                 self.read_only = option == "ro";
@@ -72,6 +113,8 @@ impl MountOptions {
             "sync" => MountOption::Sync,
             "async" => MountOption::Async,
             "dirsync" => MountOption::DirSync,
+            "remount" => return Err(OptionError::Remount),
+            _ if is_not_ours(option) => return Ok(()),
             _ => return self.apply_value(option),
         };
         self.kernel.retain(|other| !excludes(&kernel, other));
@@ -79,8 +122,8 @@ impl MountOptions {
         Ok(())
     }
 
-    fn apply_value(&mut self, option: &str) -> Result<(), UnknownOption> {
-        let unknown = || UnknownOption(option.to_owned());
+    fn apply_value(&mut self, option: &str) -> Result<(), OptionError> {
+        let unknown = || OptionError::Unknown(option.to_owned());
         let (name, value) = option.split_once('=').ok_or_else(unknown)?;
         let threads = value.parse().ok().filter(|n| (1..=MAX_THREADS).contains(n));
         match name {
@@ -102,6 +145,11 @@ impl MountOptions {
     }
 }
 
+fn is_not_ours(option: &str) -> bool {
+    let named = |name: &&str| option == *name || (name.ends_with('=') && option.starts_with(*name));
+    option.starts_with("x-") || option.starts_with("X-") || NOT_OURS.iter().any(named)
+}
+
 /// Whether `new` replaces `old`: the same, or its opposite.
 fn excludes(new: &MountOption, old: &MountOption) -> bool {
     use MountOption::{Async, Atime, Dev, Exec, NoAtime, NoDev, NoExec, NoSuid, RO, RW, Suid, Sync};
@@ -113,7 +161,7 @@ fn excludes(new: &MountOption, old: &MountOption) -> bool {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<MountOptions, UnknownOption> {
+    fn parse(text: &str) -> Result<MountOptions, OptionError> {
         MountOptions::parse(&[text.to_owned()])
     }
 
@@ -126,9 +174,18 @@ mod tests {
     }
 
     #[test]
+    fn options_for_whoever_mounts_change_nothing() {
+        let for_others =
+            "defaults,noauto,user=ada,nofail,_netdev,comment=a b,x-systemd.automount,X-mount.mkdir";
+        assert_eq!(parse(for_others), Ok(MountOptions::default()));
+        assert_eq!(parse("relatime,lazytime,ro"), parse("ro"));
+    }
+
+    #[test]
     fn unknown_options_are_named() {
-        for bad in ["frob", "threads=0", "threads=x", "threads", "ro=1"] {
-            assert_eq!(parse(bad), Err(UnknownOption(bad.to_owned())));
+        for bad in ["frob", "threads=0", "threads=x", "threads", "ro=1", "defaults=1", "nosymfollow"] {
+            assert_eq!(parse(bad), Err(OptionError::Unknown(bad.to_owned())));
         }
+        assert_eq!(parse("ro,remount"), Err(OptionError::Remount));
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use fuser::MountOption;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::MountFlags;
 
 use super::SUBTYPE;
 use super::options::MountOptions;
@@ -31,14 +31,6 @@ pub(super) fn mount(source: &Path, mountpoint: &Path, options: &MountOptions) ->
     let data = std::ffi::CString::new(data)?;
     rustix::mount::mount(source, mountpoint, format!("fuse.{SUBTYPE}"), flags(options), Some(&*data))?;
     Ok(device.into())
-}
-
-/// Takes a mount out of the tree at once; it ends when the last program that uses it does.
-///
-/// # Errors
-/// As umount(2).
-pub(super) fn detach(mountpoint: &Path) -> io::Result<()> {
-    Ok(rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
 }
 
 fn flags(options: &MountOptions) -> MountFlags {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fuser::{Errno, Generation, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyXattr};
 
 use super::convert::to_fuse;
+use super::gate;
 use crate::fs::{Attr, FsResult};
 
 /// How long the kernel may keep what it was told: nobody else changes the volume.
@@ -16,6 +17,7 @@ pub(super) const GENERATION: Generation = Generation(0);
 
 /// Runs an operation; a panic in it, which is a bug, is an error of this one request.
 pub(super) fn run<T>(operation: impl FnOnce() -> FsResult<T>) -> Result<T, Errno> {
+    let _entered = gate::enter().ok_or(Errno::ENOTCONN)?;
     match catch_unwind(AssertUnwindSafe(operation)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {

@@ -23,8 +23,7 @@ pub struct MountEntry {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn mounts() -> io::Result<Vec<MountEntry>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|&b| b == b'\n').filter_map(parse_line).collect())
+    mounts_of("self")
 }
 
 /// The kmsfs mounted at `mountpoint`, the topmost if there are several.
@@ -35,21 +34,76 @@ pub fn find_mount(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
     Ok(mounts()?.into_iter().rfind(|entry| entry.mountpoint == mountpoint))
 }
 
+/// Whether the volume in `source` is mounted, as far as a process sees. `None` if there is no such
+/// process.
+pub fn is_mounted_for(pid: u32, source: &Path) -> Option<bool> {
+    let mounts = mounts_of(&pid.to_string()).ok()?;
+    Some(mounts.iter().any(|entry| entry.source == source))
+}
+
 /// Unmounts, with `fusermount3` where this process may not do it itself.
 ///
 /// # Errors
 /// As umount(2), `EBUSY` above all; what `fusermount3` says.
 pub fn unmount(mountpoint: &Path) -> io::Result<()> {
-    match rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW) {
+    unmount_with(mountpoint, UnmountFlags::NOFOLLOW, "-u")
+}
+
+/// Takes a mount out of the tree at once; it ends when the last program that uses it does.
+///
+/// # Errors
+/// As umount(2); what `fusermount3` says.
+pub(super) fn detach(mountpoint: &Path) -> io::Result<()> {
+    unmount_with(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW, "-uz")
+}
+
+/// Whether an automounter watches `mountpoint` and nothing is mounted there yet. Whoever looks into it
+/// then waits for the mount, this process included.
+pub fn is_awaited(mountpoint: &Path) -> bool {
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let last = table.split(|&b| b == b'\n').rfind(|line| {
+        let place = line.split(|&b| b == b' ').nth(4);
+        place.is_some_and(|place| unescape(place) == mountpoint)
+    });
+    let kind = |line: &[u8]| {
+        let mut fields = line.split(|&b| b == b' ').skip_while(|field| *field != b"-").skip(1);
+        fields.next() == Some(b"autofs")
+    };
+    last.is_some_and(kind)
+}
+
+/// Where the filesystem with a device number is mounted now, the latest first. A place where
+/// something else is mounted over it is left out, as unmounting would hit that.
+pub(super) fn places(device: u64) -> io::Result<Vec<PathBuf>> {
+    let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut topmost: Vec<(PathBuf, bool)> = Vec::new();
+    for line in table.split(|&b| b == b'\n') {
+        let mut fields = line.split(|&b| b == b' ').skip(2);
+        let (Some(number), Some(mountpoint)) = (fields.next(), fields.nth(1)) else { continue };
+        let mountpoint = unescape(mountpoint);
+        topmost.retain(|(below, _)| *below != mountpoint);
+        topmost.push((mountpoint, number == device.as_bytes()));
+    }
+    Ok(topmost.into_iter().rev().filter_map(|(place, ours)| ours.then_some(place)).collect())
+}
+
+fn unmount_with(mountpoint: &Path, flags: UnmountFlags, helper_flag: &str) -> io::Result<()> {
+    match rustix::mount::unmount(mountpoint, flags) {
         Err(rustix::io::Errno::PERM) => {}
         done => return Ok(done?),
     }
-    let output = Command::new("fusermount3").arg("-u").arg("--").arg(mountpoint).output()?;
+    let output = Command::new("fusermount3").arg(helper_flag).arg("--").arg(mountpoint).output()?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(said.trim().trim_start_matches("fusermount3: ").to_owned()))
+}
+
+fn mounts_of(process: &str) -> io::Result<Vec<MountEntry>> {
+    let table = std::fs::read(format!("/proc/{process}/mountinfo"))?;
+    Ok(table.split(|&b| b == b'\n').filter_map(parse_line).collect())
 }
 
 /// One line of proc_pid_mountinfo(5): fields by spaces, the optional ones ended by a hyphen.

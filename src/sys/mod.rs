@@ -41,15 +41,23 @@ pub fn groups_of(pid: u32) -> Option<Vec<u32>> {
     std::iter::once(effective).chain(supplementary).map(|gid| gid.parse().ok()).collect()
 }
 
-/// The process that holds a lock on the file, from `/proc/locks`, for messages.
+/// The process that holds a lock on the file, for messages.
 pub fn lock_holder(fd: impl AsFd) -> Option<u32> {
-    let stat = rustix::fs::fstat(fd).ok()?;
+    lock_holders(fd).first().copied()
+}
+
+/// The processes that hold a lock on the file, from `/proc/locks`. One in another PID namespace
+/// cannot be named, and some filesystems number their files differently there.
+pub fn lock_holders(fd: impl AsFd) -> Vec<u32> {
+    let Ok(stat) = rustix::fs::fstat(fd) else { return Vec::new() };
     let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
     let wanted = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let holder = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let at = fields.iter().position(|field| *field == wanted)?;
-        fields.get(at.checked_sub(1)?)?.parse().ok()
-    })
+        // Whoever only waits for the lock does not have it.
+        if fields.get(1) == Some(&"->") { None } else { fields.get(at.checked_sub(1)?)?.parse().ok() }
+    };
+    locks.lines().filter_map(holder).collect()
 }
