@@ -234,8 +234,8 @@ impl Fs {
 
     /// The permissions to create an entry with. The backing filesystem applies a default ACL itself.
     fn permissions(&self, dir: &OwnedFd, new: NewMode) -> Mode {
-        let masked = new.mode & new.umask & MODE_BITS != 0
-            && self.volume.disk.get_xattr(dir, DEFAULT_ACL).is_err();
+        let masked =
+            new.mode & new.umask & MODE_BITS != 0 && self.volume.disk.get_xattr(dir, DEFAULT_ACL).is_err();
         let left_out = if masked { new.umask } else { 0 };
         Mode::from_raw_mode(new.mode & MODE_BITS & !left_out)
     }

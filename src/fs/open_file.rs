@@ -63,9 +63,7 @@ impl Ciphertext {
         }
         match open_as_owner(&volume.disk, inode, OFlags::RDWR) {
             Ok(file) => Ok(Self::writable(file)),
-            Err(_) if !want_write => {
-                Ok(Self::read_only(open_as_owner(&volume.disk, inode, OFlags::RDONLY)?))
-            }
+            Err(_) if !want_write => Ok(Self::read_only(open_as_owner(&volume.disk, inode, OFlags::RDONLY)?)),
             Err(error) => Err(error),
         }
     }

@@ -168,7 +168,8 @@ impl Stream {
             let listed = match stored.as_bytes() {
                 b"." => Some((stored.to_owned(), inode.ino)),
                 b".." => Some((stored.to_owned(), inode.parent_ino())),
-                _ => open_name(disk, inode, directory, stored).map(|name| (OsString::from_vec(name), entry.ino())),
+                _ => open_name(disk, inode, directory, stored)
+                    .map(|name| (OsString::from_vec(name), entry.ino())),
             };
             if let Some((name, ino)) = listed {
                 self.ahead.push_back(DirEntry { name, ino, kind, next });

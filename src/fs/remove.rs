@@ -98,7 +98,8 @@ impl Fs {
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
-        let renamed = self.volume.disk.rename((&*from.fd()?, &source.name), (&*to.fd()?, &target.name), flags);
+        let renamed =
+            self.volume.disk.rename((&*from.fd()?, &source.name), (&*to.fd()?, &target.name), flags);
         if let Err(error) = renamed {
             self.refill_directory(emptied);
             if self.exists(&to, &target).is_err() {

@@ -37,7 +37,8 @@ impl Fs {
         }
         let link = self.store_target(&sealed)?;
         let text = link.text();
-        let made = self.make_entry(by, parent, name, |dir, stored| self.volume.disk.symlink(&text, dir, stored));
+        let made =
+            self.make_entry(by, parent, name, |dir, stored| self.volume.disk.symlink(&text, dir, stored));
         if made.is_err() {
             self.remove_target(&link);
         }

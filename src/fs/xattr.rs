@@ -129,7 +129,9 @@ impl Fs {
         if inode.kind == FileKind::Directory && !self.assigned_key(&inode)?.is_empty() {
             add(KEY_XATTR.as_bytes());
         }
-        for stored in self.volume.disk.list_xattrs(&*inode.fd()?)?.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        for stored in
+            self.volume.disk.list_xattrs(&*inode.fd()?)?.split(|&b| b == 0).filter(|name| !name.is_empty())
+        {
             if stored.starts_with(SEALED_XATTR_PREFIX.as_bytes()) {
                 let value = self.read_backing(&inode, stored)?;
                 let name = self.open_attribute_name(&value);
@@ -156,9 +158,7 @@ impl Fs {
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, b""),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
-            n if n.starts_with(USER_PREFIX) => {
-                Ok(disk.remove_xattr(&*fd, self.backing_name(n).as_bytes())?)
-            }
+            n if n.starts_with(USER_PREFIX) => Ok(disk.remove_xattr(&*fd, self.backing_name(n).as_bytes())?),
             n => Ok(disk.remove_xattr(&*fd, n)?),
         }
     }

@@ -51,7 +51,7 @@ impl Disk {
         let path = sys::proc_path(&file);
         self.call(Call::GetXattr { file: file.as_fd() }, || {
             grow_until_it_fits(
-                || rustix::fs::getxattr(&path, name, &mut [0_u8; 0][..]),
+                || rustix::fs::getxattr_query(&path, name),
                 |value| rustix::fs::getxattr(&path, name, value),
             )
         })
@@ -65,7 +65,7 @@ impl Disk {
         let path = sys::proc_path(&file);
         let listed = self.call(Call::GetXattr { file: file.as_fd() }, || {
             grow_until_it_fits(
-                || rustix::fs::listxattr(&path, &mut [0_u8; 0][..]),
+                || rustix::fs::listxattr_query(&path),
                 |names| rustix::fs::listxattr(&path, names),
             )
         });

@@ -39,9 +39,8 @@ impl Disk {
     /// As open(2).
     pub fn create(&self, dir: impl AsFd, name: &str, flags: OFlags, mode: Mode) -> Result<DiskFile> {
         let flags = flags | OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let created = self.call(Call::Create { dir: dir.as_fd(), name }, || {
-            rustix::fs::openat(&dir, name, flags, mode)
-        });
+        let created = self
+            .call(Call::Create { dir: dir.as_fd(), name }, || rustix::fs::openat(&dir, name, flags, mode));
         Ok(DiskFile::new(self.clone(), created?))
     }
 
