@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use kmsfs::clock::SystemClock;
 use kmsfs::format::PAGE_LEN;
-use kmsfs::fs::{Fs, FsError, NewMode, ROOT_INO, Requester, Volume, Watcher};
+use kmsfs::fs::{Fs, FsError, NewMode, ROOT_INO, Requester, SetAttr, SetTime, Time, Volume, Watcher};
 use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
 use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
 use kmsfs::provider::{Embedded, Provider};
@@ -221,6 +221,31 @@ fn either_copy_of_the_volume_page_is_enough() {
         fs.shut_down().unwrap();
         assert!(bench.volume().join(lost).exists(), "{lost} was made anew");
     }
+}
+
+#[test]
+fn settling_leaves_attributes_as_they_were() {
+    let bench = Bench::new();
+    let fs = bench.mount();
+    let fh = write(&fs, "a", 0, b"program");
+    let ino = fs.lookup(ROOT_INO, OsStr::new("a")).unwrap().ino;
+    let long_ago = SetTime::At(Time { seconds: -1, nanoseconds: 5 });
+    let set = SetAttr { mode: Some(0o6755), mtime: long_ago, ..SetAttr::default() };
+    fs.setattr(me(), ino, Some(fh), &set).unwrap();
+    // cap_net_raw=ep, as capabilities(7) lays it out.
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let name = OsStr::new("security.capability");
+    // Only root may.
+    let capable = fs.setxattr(me(), ino, name, &capability, 0).is_ok();
+    let before = fs.getattr(ino).unwrap();
+    fs.release(fh);
+    fs.shut_down().unwrap();
+    drop(fs);
+
+    let fs = bench.mount();
+    let after = fs.lookup(ROOT_INO, OsStr::new("a")).unwrap();
+    assert_eq!((after.mode, after.mtime), (0o6755, before.mtime));
+    assert_eq!(fs.getxattr(ino, name).is_ok_and(|value| value == capability), capable);
 }
 
 #[test]

@@ -88,9 +88,10 @@ pub struct Attr {
 }
 
 /// A time to set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SetTime {
     /// Leave it.
+    #[default]
     Omit,
     /// The current time.
     Now,
@@ -99,7 +100,7 @@ pub enum SetTime {
 }
 
 /// Attributes to set; `None` leaves one as it is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct SetAttr {
     /// Permission bits.
     pub mode: Option<u32>,
@@ -140,6 +141,7 @@ impl Fs {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
         if set.uid.is_some() || set.gid.is_some() {
+            let _guard = inode.attributes.lock();
             let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
             self.volume.disk.set_owner(&*inode.fd()?, uid, gid)?;
         }
@@ -147,10 +149,11 @@ impl Fs {
             self.set_size(by, &inode, fh, size)?;
         }
         if let Some(mode) = set.mode {
+            let _guard = inode.attributes.lock();
             self.volume.disk.set_mode(&*inode.fd()?, Mode::from_raw_mode(mode & 0o7777))?;
         }
         if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {
-            let _guard = inode.times.lock();
+            let _guard = inode.attributes.lock();
             let times = Timestamps { last_access: set.atime.raw(), last_modification: set.mtime.raw() };
             self.volume.disk.set_times(&*inode.fd()?, &times)?;
         }
@@ -211,7 +214,7 @@ impl Fs {
             disk.truncate(&keys, size, |newest| self.next_epoch(newest))
         })();
         if fh.is_none() {
-            self.close_file(inode);
+            self.close_file(inode, true);
         }
         changed?;
         if by.uid != 0 {
@@ -219,21 +222,6 @@ impl Fs {
         }
         Ok(())
     }
-}
-
-/// Runs what writes to a file's backing file without changing what the file holds, and puts the
-/// time of the last modification back.
-pub(super) fn keep_mtime<R>(disk: &Disk, inode: &Inode, f: impl FnOnce() -> FsResult<R>) -> FsResult<R> {
-    let _guard = inode.times.lock();
-    let fd = inode.fd()?;
-    let before = disk.stat(&*fd)?;
-    let result = f()?;
-    let times = Timestamps {
-        last_access: SetTime::Omit.raw(),
-        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec.cast_signed() },
-    };
-    disk.set_times(&*fd, &times)?;
-    Ok(result)
 }
 
 /// Takes the set-user-ID and set-group-ID bits and capabilities away from a file that somebody
@@ -297,7 +285,7 @@ fn attr_of_stat(stat: &Stat) -> FsResult<Attr> {
 }
 
 impl SetTime {
-    fn raw(self) -> Timespec {
+    pub(super) fn raw(self) -> Timespec {
         match self {
             Self::Omit => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
             Self::Now => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },

@@ -67,7 +67,7 @@ impl Fs {
             let (inode, open) = self.create_file(by, parent, name, mode)?;
             let attr = self.attr_of(&inode)?;
             drop(open);
-            self.close_file(&inode);
+            self.close_file(&inode, true);
             return Ok(attr);
         }
         let kind = FileType::from_raw_mode(mode.mode);
@@ -142,7 +142,7 @@ impl Fs {
             let inode = self.inodes.enter(&parent, &stored.name)?;
             let mut opening = inode.opening();
             opening.file = Some(Arc::clone(&open));
-            opening.handles = 1;
+            opening.count(true);
             drop(opening);
             Ok((inode, open))
         })();

@@ -37,8 +37,8 @@ pub(super) struct Inode {
     /// Look-ups that the kernel has not forgotten.
     lookups: AtomicU64,
     directory: Mutex<Option<Arc<Directory>>>,
-    /// Held while times are set, and while settling puts them back.
-    pub(super) times: Mutex<()>,
+    /// Held while attributes are set, and while settling puts them back.
+    pub(super) attributes: Mutex<()>,
     /// Protects opening, closing and the count of handles of a regular file.
     open: Mutex<Opening>,
 }
@@ -55,6 +55,16 @@ pub(super) struct Opening {
     /// There while handles are open, and from then until the file is settled.
     pub(super) file: Option<Arc<OpenFile>>,
     pub(super) handles: u64,
+    /// Those of them that may write.
+    pub(super) writers: u64,
+}
+
+impl Opening {
+    /// Counts a handle, which may write or not.
+    pub(super) fn count(&mut self, write: bool) {
+        self.handles += 1;
+        self.writers += u64::from(write);
+    }
 }
 
 impl Inode {
@@ -78,7 +88,7 @@ impl Inode {
             me: Weak::clone(me),
             lookups: AtomicU64::new(0),
             directory: Mutex::new(None),
-            times: Mutex::default(),
+            attributes: Mutex::default(),
             open: Mutex::default(),
         }))
     }
@@ -172,7 +182,7 @@ impl Inode {
 
     /// Whether a handle may write to the file.
     pub(super) fn has_writers(&self) -> bool {
-        self.open.lock().file.as_ref().is_some_and(|file| file.writers.load(Ordering::Acquire) > 0)
+        self.open.lock().writers > 0
     }
 
     /// Number of names that the file has.

@@ -54,7 +54,7 @@ impl Fs {
         let open = self.open_file(&inode, write)?;
         // The keys may have been taken while the file was waiting to be settled.
         if let Err(error) = open.keys(self, Access::Program) {
-            self.close_file(&inode);
+            self.close_file(&inode, write);
             return Err(error);
         }
         Ok(self.new_handle(inode, open, write))
@@ -117,7 +117,7 @@ impl Fs {
     /// Whether anyone has the handle's file open for writing, so that the kernel may hold pages of it
     /// that it has not passed on.
     pub fn has_writers(&self, fh: u64) -> bool {
-        self.handle(fh).is_ok_and(|handle| handle.open.writers.load(Ordering::Acquire) > 0)
+        self.handle(fh).is_ok_and(|handle| handle.inode.has_writers())
     }
 
     /// Makes the kernel pass on what it holds of the handle's file. Waits for writes: not to be
@@ -134,8 +134,7 @@ impl Fs {
     /// Closes a handle.
     pub fn release(&self, fh: u64) {
         let Some(handle) = self.handles.write().remove(&fh) else { return };
-        handle.open.writers.fetch_sub(u32::from(handle.write), Ordering::AcqRel);
-        self.close_file(&handle.inode);
+        self.close_file(&handle.inode, handle.write);
     }
 
     /// Manipulates the space of a file.
@@ -180,7 +179,6 @@ impl Fs {
     /// A number for a handle of a file that [`Fs::open_file`] opened.
     pub(super) fn new_handle(&self, inode: Arc<Inode>, open: Arc<OpenFile>, write: bool) -> u64 {
         let fh = self.new_handle_number();
-        open.writers.fetch_add(u32::from(write), Ordering::AcqRel);
         self.handles.write().insert(fh, Arc::new(Handle { inode, open, write }));
         fh
     }

@@ -13,6 +13,7 @@ pub mod disk;
 mod error;
 mod inode;
 mod io;
+mod keep;
 mod keys;
 mod lookup;
 mod open_file;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::{MutexGuard, RwLock};
 use rustix::fs::{Mode, OFlags};
@@ -25,8 +25,6 @@ pub(super) struct OpenFile {
     /// The file's keys while they may be used. Held for reading by every operation that uses
     /// them, so that taking them away waits for those.
     pub(super) keys: RwLock<Option<Arc<FileKeys>>>,
-    /// Handles that may write.
-    pub(super) writers: AtomicU32,
     /// When the file was last used, in seconds of the settler's clock.
     pub(super) last_use: AtomicI64,
 }
@@ -152,7 +150,6 @@ impl OpenFile {
             sealed: opened.file,
             gate,
             keys: RwLock::new(Some(Arc::new(opened.keys))),
-            writers: AtomicU32::new(0),
             last_use: AtomicI64::new(0),
         }
     }
@@ -170,7 +167,9 @@ impl Fs {
     pub(super) fn open_file(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
         let known = {
             let mut opening = inode.opening();
-            opening.handles += u64::from(opening.file.is_some());
+            if opening.file.is_some() {
+                opening.count(want_write);
+            }
             opening.file.clone()
         };
         let open = match known {
@@ -180,7 +179,7 @@ impl Fs {
                 // result.
                 let opened = self.read_in(inode, want_write)?;
                 let mut opening = inode.opening();
-                opening.handles += 1;
+                opening.count(want_write);
                 Arc::clone(opening.file.get_or_insert(opened))
             }
         };
@@ -196,17 +195,18 @@ impl Fs {
                 if open.gate.is_cut() {
                     open.keys.write().take();
                 }
-                self.close_file(inode);
+                self.close_file(inode, want_write);
                 Err(error)
             }
         }
     }
 
-    /// Takes a handle of an open file back. When it was the last, a settled file is let go of at
-    /// once, another one goes to the settler.
-    pub(super) fn close_file(&self, inode: &Arc<Inode>) {
+    /// Takes a handle of an open file back, which could write or not. When it was the last, a
+    /// settled file is let go of at once, another one goes to the settler.
+    pub(super) fn close_file(&self, inode: &Arc<Inode>, write: bool) {
         let mut opening = inode.opening();
         opening.handles = opening.handles.saturating_sub(1);
+        opening.writers = opening.writers.saturating_sub(u64::from(write));
         let Some(open) = &opening.file else { return };
         if opening.handles > 0 {
             return;

@@ -107,7 +107,7 @@ impl Fs {
     fn recover_file(&self, inode: &Arc<Inode>) -> FsResult<()> {
         if self.may_be_interrupted(inode) {
             self.open_file(inode, true)?;
-            self.close_file(inode);
+            self.close_file(inode, true);
         }
         Ok(())
     }
@@ -127,9 +127,9 @@ impl Fs {
             return Err(FsError::new(libc::EBUSY));
         }
         opening.file = Some(Arc::new(self.begin_file(directory, file)?));
-        opening.handles += 1;
+        opening.count(true);
         drop(opening);
-        self.close_file(inode);
+        self.close_file(inode, true);
         Ok(())
     }
 }

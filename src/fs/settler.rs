@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::attr::keep_mtime;
 use super::inode::Inode;
+use super::keep::keep_attributes;
 use super::keys::Access;
 use super::open_file::OpenFile;
 use super::{Fs, FsResult};
@@ -138,7 +138,9 @@ impl Fs {
             // Files whose handles the end of the mount has closed.
             let open = self.inodes.all().into_iter().filter(|inode| inode.opening().file.is_some());
             open.for_each(|inode| {
-                inode.opening().handles = 0;
+                let mut opening = inode.opening();
+                (opening.handles, opening.writers) = (0, 0);
+                drop(opening);
                 self.settler.add(&inode);
             });
             if self.settler.waiting.lock().is_empty() {
@@ -200,7 +202,14 @@ impl Fs {
 
     fn step(&self, job: &mut Job) -> FsResult<Step> {
         let keys = job.open.keys(self, Access::WriteBack)?;
-        keep_mtime(&self.volume.disk, &job.inode, || Ok(job.open.sealed.settle(&keys, &mut job.settling)?))
+        // Nobody can begin to write meanwhile.
+        let opening = job.inode.opening();
+        if opening.writers > 0 {
+            return Ok(Step::Busy);
+        }
+        keep_attributes(&self.volume.disk, &job.inode, || {
+            Ok(job.open.sealed.settle(&keys, &mut job.settling)?)
+        })
     }
 
     /// Lets go of a file that is settled, or that cannot be; one that changed meanwhile waits again.

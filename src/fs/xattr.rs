@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::attr::drop_foreign_set_gid;
 use super::inode::Inode;
+use super::keep::CAPABILITY;
 use super::keys::Access;
 use super::{FileKind, Fs, FsError, FsResult, Requester};
 use crate::codec::Reader;
@@ -96,6 +97,7 @@ impl Fs {
         let inode = self.inodes.find(ino)?;
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
         let (disk, fd) = (&self.volume.disk, inode.fd()?);
+        let _guard = (name == CAPABILITY).then(|| inode.attributes.lock());
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, value),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
@@ -155,6 +157,7 @@ impl Fs {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
         let (disk, fd) = (&self.volume.disk, inode.fd()?);
+        let _guard = (name == CAPABILITY).then(|| inode.attributes.lock());
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, b""),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
@@ -218,7 +221,7 @@ impl Fs {
                 stored_size,
                 settled: Some(open.sealed.is_settled()),
             };
-            self.close_file(inode);
+            self.close_file(inode, false);
             return Ok(info);
         }
         let file = self.volume.disk.reopen_file(&*inode.fd()?, rustix::fs::OFlags::RDONLY)?;
@@ -257,7 +260,7 @@ impl Fs {
         let open = self.open_file(inode, false)?;
         let object = open.sealed.head().object;
         let result = open.keys(self, Access::Program).and_then(|keys| f(&keys.xattr, object));
-        self.close_file(inode);
+        self.close_file(inode, false);
         result
     }
 
