@@ -89,7 +89,7 @@ mount_volume() {
 unmount_volume() {
     local tries
     for ((tries = 0; tries < 50; tries++)); do
-        volume umount "$WORK/mnt" 2>"$WORK/umount.log" && return
+        volume umount "$WORK/mnt" 2>"$WORK/umount.log" && return 0
         sleep 0.2
     done
     cat "$WORK/umount.log" >&2
