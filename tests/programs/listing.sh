@@ -59,7 +59,6 @@ make_tree() {
         chown -h 3:4 "$1/deep/soft"
         mknod "$1/device" c 1 3
         setfattr -n trusted.note -v "root's" "$1/bytes-4065"
-        ! has setcap || setcap cap_net_raw+ep "$1/bytes-4096"
     fi
     if has setfacl; then
         setfacl -m u:1:r--,g:2:rw-,m::rw- "$1/bytes-4096"

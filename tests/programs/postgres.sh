@@ -13,8 +13,9 @@ work() {
     [[ -z $QUICK ]] || scale=1 seconds=3
     mkdir "$1/data" "$WORK/socket"
     chown "$PGUSER" "$1/data" "$WORK/socket"
-    as_user initdb --no-locale --encoding=UTF8 --data-checksums -D "$1/data" >"$WORK/postgres.log"
+    as_user initdb --auth=peer --no-locale --encoding=UTF8 --data-checksums -D "$1/data" >"$WORK/postgres.log"
     start "$1"
+    client psql -qc 'CREATE EXTENSION amcheck' postgres
     client pgbench -i -q -s "$scale" postgres 2>"$WORK/pgbench.log"
     client pgbench -c 4 -j 2 -T "$seconds" postgres >"$WORK/pgbench.log" 2>&1
     sed -n 's/^tps = \([0-9.]*\).*/pgbench: \1 transactions a second/p' "$WORK/pgbench.log"
@@ -47,7 +48,6 @@ balanced() {
 }
 
 whole() {
-    client psql -qc 'CREATE EXTENSION IF NOT EXISTS amcheck' postgres
     client pg_amcheck --heapallindexed postgres || fail "pg_amcheck found damage"
 }
 
