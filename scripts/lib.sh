@@ -86,10 +86,11 @@ mount_volume() {
 }
 
 # Programs that were told to stop may still have files open for a moment.
+# A copy of the mount in another mount namespace would keep it for ever.
 unmount_volume() {
     local tries
     for ((tries = 0; tries < 50; tries++)); do
-        volume umount "$WORK/mnt" 2>"$WORK/umount.log" && return 0
+        timeout 120 "$KMSFS" umount "$WORK/mnt" 2>"$WORK/umount.log" && return 0
         sleep 0.2
     done
     cat "$WORK/umount.log" >&2
