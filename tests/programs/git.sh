@@ -36,7 +36,8 @@ check() {
     git fsck --full --no-progress --no-dangling >"$WORK/fsck.log" 2>&1 || sound "${REPOSITORY:-}"
     git ls-files --stage | sha256sum | cmp - "$place/staged"
     # Reads every file, instead of trusting what the index remembers.
-    git rm --quiet -r --cached . && git add --all
+    rm .git/index
+    git read-tree HEAD
     clean
 }
 
