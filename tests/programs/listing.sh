@@ -57,6 +57,8 @@ make_tree() {
     if [[ $EUID -eq 0 ]]; then
         chown 1:2 "$1/bytes-4065" "$1/deep/er/and"
         chown -h 3:4 "$1/deep/soft"
+        # cap_net_raw=ep
+        setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 "$1/bytes-4096"
         mknod "$1/device" c 1 3
         setfattr -n trusted.note -v "root's" "$1/bytes-4065"
     fi
