@@ -193,7 +193,13 @@ fn a_set_user_id_program_runs_as_its_owner_where_the_mount_allows_it() {
         fs::copy("/usr/bin/id", &program).unwrap();
         chown(&program, Some(ADA.uid), None).unwrap();
         chmod(&program, 0o4755);
-        let ran = BOB.run(|| std::process::Command::new(&program).arg("-u").output().unwrap());
-        assert_eq!(String::from_utf8(ran.stdout).unwrap().trim(), expected.to_string(), "{options}");
+        let run = || std::process::Command::new(&program).arg("-u").output();
+        let mut said = Vec::new();
+        // Processes that other tests start have the program open for writing for a moment, too.
+        common::wait_until("the program can be run", || {
+            BOB.run(run).map(|ran| said = ran.stdout).map_err(|e| e.raw_os_error())
+                != Err(Some(libc::ETXTBSY))
+        });
+        assert_eq!(String::from_utf8(said).unwrap().trim(), expected.to_string(), "{options}");
     }
 }
