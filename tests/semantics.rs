@@ -14,8 +14,10 @@ fn every_test_that_is_named_exists() {
     let mut named = 0;
     for (file, function) in page.lines().flat_map(quoted).filter_map(|name| name.rsplit_once("::")) {
         let file = file.replace("::", "/");
-        let source = fs::read_to_string(format!("tests/{file}.rs"));
-        let source = source.unwrap_or_else(|_| panic!("there is no tests/{file}.rs"));
+        // A test program is a file, or a folder with a `main.rs`.
+        let sources = [format!("tests/{file}.rs"), format!("tests/{file}/main.rs")];
+        let source = sources.iter().find_map(|path| fs::read_to_string(path).ok());
+        let source = source.unwrap_or_else(|| panic!("there is no tests/{file}.rs"));
         let lines = source.lines().zip(source.lines().skip(1));
         let definition = format!("fn {function}(");
         let is_test = |(attribute, line): (&str, &str)| {

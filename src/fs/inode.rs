@@ -155,7 +155,8 @@ impl Inode {
         match &*known {
             Some(directory) => Ok(Arc::clone(directory)),
             None => {
-                let directory = Arc::new(Directory::open(volume, &*self.fd()?)?);
+                let parent = self.place.lock().as_ref().map(|place| Arc::clone(&place.parent));
+                let directory = Arc::new(Directory::open(volume, &*self.fd()?, parent.as_ref())?);
                 *known = Some(Arc::clone(&directory));
                 Ok(directory)
             }

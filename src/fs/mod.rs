@@ -20,6 +20,7 @@ mod open_file;
 mod readdir;
 mod recover;
 mod remove;
+mod sealed_xattr;
 mod settler;
 mod symlink;
 mod volume;

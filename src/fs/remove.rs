@@ -156,7 +156,7 @@ impl Fs {
         &self,
         from: &Inode,
         source: &StoredName,
-        to: &Inode,
+        to: &Arc<Inode>,
         target: &StoredName,
     ) -> FsResult<Option<Emptied>> {
         let kind = |parent: &Inode, stored: &StoredName| {
@@ -171,7 +171,7 @@ impl Fs {
     }
 
     /// Removes what kmsfs itself keeps in a directory, if there is nothing else.
-    fn empty_directory(&self, parent: &Inode, stored: &StoredName) -> FsResult<Emptied> {
+    fn empty_directory(&self, parent: &Arc<Inode>, stored: &StoredName) -> FsResult<Emptied> {
         let disk = &self.volume.disk;
         let fd = disk.open(&*parent.fd()?, &stored.name, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let names = backing_names(disk, &fd)?;
@@ -184,7 +184,7 @@ impl Fs {
         if !names.iter().all(|name| is_own(OsStr::new(name))) {
             return Err(FsError::new(libc::ENOTEMPTY));
         }
-        let directory = Directory::open(&self.volume, &fd)?;
+        let directory = Directory::open(&self.volume, &fd, Some(parent))?;
         for name in names.iter().filter(|name| *name != DIRECTORY_NAME) {
             disk.unlink(&fd, name)?;
         }

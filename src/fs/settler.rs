@@ -125,6 +125,11 @@ impl Fs {
         self.settler.wake.notify_all();
     }
 
+    /// Settles what was closed, without letting it rest.
+    pub fn settle_closed(&self) {
+        self.settle_batch(self.settler.take(false));
+    }
+
     /// Settles everything that can be. Files under a key that is cut stay unsettled.
     pub(super) fn settle_all(&self) {
         for _ in 0..LAST_ROUNDS {

@@ -254,8 +254,13 @@ impl Drop for RaiseOnDrop<'_> {
 /// Runs a command with no input to its end.
 #[track_caller]
 pub(crate) fn run(command: Command) -> Ran {
-    let output =
-        assert_cmd::Command::from_std(command).timeout(COMMAND_TIMEOUT).write_stdin("").output().unwrap();
+    run_within(COMMAND_TIMEOUT, command)
+}
+
+/// Runs a command with no input to its end, or for so long, after which it counts as hung.
+#[track_caller]
+pub(crate) fn run_within(time: Duration, command: Command) -> Ran {
+    let output = assert_cmd::Command::from_std(command).timeout(time).write_stdin("").output().unwrap();
     Ran {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -322,6 +327,16 @@ pub(crate) fn is_root(test: &str) -> bool {
         skipped(test, "mount(2) is not allowed here");
     }
     tried
+}
+
+/// Whether a program is installed; says that it is not, for `test`.
+pub(crate) fn has_program(test: &str, name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    if !found {
+        skipped(test, &format!("{name} is not installed"));
+    }
+    found
 }
 
 /// Runs mount(8).
