@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod dead_mount;
 mod exit;
 mod file;
 mod handover;

@@ -97,7 +97,7 @@ impl Fs {
             file.write(&keys, offset, data, |newest| self.next_epoch(newest))
         })();
         written.map_err(|error| self.name_damage(&handle.inode, error))?;
-        if drop_suid { drop_privileges(&self.volume.disk, &handle.inode) } else { Ok(()) }
+        if drop_suid { drop_privileges(&self.volume.disk, None, &handle.inode) } else { Ok(()) }
     }
 
     /// Makes a file's data durable, and all of its metadata unless `data_only`; and with it the
@@ -160,7 +160,7 @@ impl Fs {
             Allocate::ReserveKeepSize => file.reserve(offset, len)?,
         }
         drop(keys);
-        if by.uid == 0 { Ok(()) } else { drop_privileges(&self.volume.disk, &handle.inode) }
+        if by.uid == 0 { Ok(()) } else { drop_privileges(&self.volume.disk, Some(by), &handle.inode) }
     }
 
     /// Finds data or a hole.
