@@ -78,7 +78,7 @@ fn each_refusal_of_the_key_service_has_its_error() {
 
     let fs = mount();
     let (_, fh) = fs.create(by, ROOT_INO, name("file"), mode).unwrap();
-    fs.write(fh, 0, b"contents", false, false).unwrap();
+    fs.write(fh, 0, b"contents", false, None).unwrap();
     fs.release(fh);
     fs.shut_down().unwrap();
     drop(fs);

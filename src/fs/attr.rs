@@ -2,15 +2,11 @@
 
 use rustix::fs::{FileType, Gid, Mode, Stat, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 
-use super::disk::Disk;
 use super::inode::Inode;
 use super::keys::Access;
+use super::privileges::{drop_foreign_set_gid, drop_privileges};
 use super::{Fs, FsError, FsResult, Requester};
 use crate::format::layout::Layout;
-use crate::sys;
-
-const SET_UID: u32 = 0o4000;
-const SET_GID: u32 = 0o2000;
 
 /// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,48 +232,10 @@ impl Fs {
             self.close_file(inode, true);
         }
         if changed.is_ok() && by.uid != 0 {
-            drop_privileges(&self.volume.disk, Some(by), inode)?;
+            drop_privileges(&self.volume.disk, by, inode)?;
         }
         changed
     }
-}
-
-/// Takes the set-user-ID and set-group-ID bits and capabilities away from a file that somebody
-/// without privileges changed. As elsewhere, a member of its group leaves the set-group-ID bit where
-/// the group may not execute the file, for there it means something else; so does somebody unknown.
-pub(super) fn drop_privileges(disk: &Disk, by: Option<Requester>, inode: &Inode) -> FsResult<()> {
-    let fd = inode.fd()?;
-    let stat = disk.stat(&*fd)?;
-    let stranger = by.is_some_and(|by| !is_member(by, stat.st_gid));
-    let set_gid_goes = stranger || stat.st_mode & 0o010 != 0;
-    let dropped = SET_UID | if set_gid_goes { SET_GID } else { 0 };
-    if stat.st_mode & dropped != 0 {
-        disk.set_mode(&*fd, Mode::from_raw_mode(stat.st_mode & 0o7777 & !dropped))?;
-    }
-    match disk.remove_xattr(&*fd, b"security.capability") {
-        Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        // Nobody without privileges may, whether there is one or not. Then the kernel removes it
-        // itself when we change the backing file.
-        Err(rustix::io::Errno::PERM) => Ok(()),
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// Takes the set-group-ID bit away when whoever changes permissions or owner is no member of the
-/// group, as the kernel does where it knows the caller.
-pub(super) fn drop_foreign_set_gid(disk: &Disk, by: Requester, inode: &Inode) -> FsResult<()> {
-    let stat = disk.stat(&*inode.fd()?)?;
-    if stat.st_mode & SET_GID == 0 || is_member(by, stat.st_gid) {
-        return Ok(());
-    }
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 & !SET_GID);
-    Ok(disk.set_mode(&*inode.fd()?, mode)?)
-}
-
-/// Whether somebody is in a group, or may do as if.
-fn is_member(by: Requester, gid: u32) -> bool {
-    let among = |groups: Vec<u32>| groups.contains(&gid);
-    by.uid == 0 || by.gid == gid || sys::groups_of(by.pid).is_some_and(among)
 }
 
 /// Plaintext size for a backing length, without a key. Assumes the default chunk size, which is

@@ -17,6 +17,7 @@ mod keep;
 mod keys;
 mod lookup;
 mod open_file;
+mod privileges;
 mod readdir;
 mod recover;
 mod remove;

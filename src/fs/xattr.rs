@@ -11,10 +11,10 @@ use std::sync::Arc;
 use rustix::fs::XattrFlags;
 use serde::Serialize;
 
-use super::attr::drop_foreign_set_gid;
 use super::inode::Inode;
 use super::keep::CAPABILITY;
 use super::keys::Access;
+use super::privileges::drop_foreign_set_gid;
 use super::sealed_xattr::{self, is_sealed};
 use super::{FileKind, Fs, FsError, FsResult, Requester};
 use crate::format::head::Kind;

@@ -109,7 +109,7 @@ fn check_again(bench: &Bench, names: &Names, before: &Seen) -> Result<(), String
         if let What::File(_) = entry.what {
             let ino = lookup(&fs, path)?.ino;
             let fh = fs.open(ino, true).map_err(|e| format!("{path}: {e}"))?;
-            fs.write(fh, PAYLOAD + 1, b"again", false, false).map_err(|e| format!("{path}: {e}"))?;
+            fs.write(fh, PAYLOAD + 1, b"again", false, None).map_err(|e| format!("{path}: {e}"))?;
             fs.release(fh);
         }
     }

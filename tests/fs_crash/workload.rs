@@ -250,7 +250,7 @@ impl<'a> Run<'a> {
         let mut contents = self.model.contents(file).to_vec();
         let offset = offset.unwrap_or(contents.len() as u64);
         let fh = self.open(at)?;
-        let written = self.fs().write(fh, offset, data, false, false);
+        let written = self.fs().write(fh, offset, data, false, None);
         contents.resize(contents.len().max(offset as usize + data.len()), 0);
         contents[offset as usize..offset as usize + data.len()].copy_from_slice(data);
         // The release may settle nothing: that is the settler's.
