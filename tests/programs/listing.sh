@@ -51,6 +51,8 @@ make_tree() {
     chmod 0 "$1/bytes-1"
     touch -d '1965-05-05 05:05:05.123456789' "$1/bytes-4063"
     touch -d '2100-01-01 00:00:00.987654321' "$1/bytes-4096" "$1/deep/er/and"
+    # rsync takes a link that it just made for as old as one made within the same second.
+    touch -h -d '2001-02-03 04:05:06.789' "$1/deep/soft" "$1/deep/long-soft"
     setfattr -n user.comment -v "kept" "$1/bytes-4096" "$1/deep"
     setfattr -n user.binary -v 0x00ff00 "$1/bytes-1000000"
     setfattr -n user.empty "$1/bytes-0"
