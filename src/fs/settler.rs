@@ -116,6 +116,7 @@ impl Fs {
             }
             drop(stopped);
             self.settle_batch(self.settler.take(true));
+            self.inodes.give_memory_back();
         }
     }
 
