@@ -102,7 +102,8 @@ impl Fs {
             self.volume.disk.rename((&*from.fd()?, &source.name), (&*to.fd()?, &target.name), flags);
         if let Err(error) = renamed {
             self.refill_directory(emptied);
-            if self.exists(&to, &target).is_err() {
+            // Only of what is certainly not there.
+            if self.exists(&to, &target).is_err_and(|e| e.errno() == libc::ENOENT) {
                 self.remove_sidecar(&to, &target);
             }
             return Err(error.into());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use kmsfs::clock::SystemClock;
-use kmsfs::fs::disk::Disk;
+use kmsfs::fs::disk::{Disk, Probe};
 use kmsfs::fs::{Fs, Volume};
 use kmsfs::kms::api::CreateKeyRequest;
 use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
@@ -13,7 +13,7 @@ use kmsfs::provider::{Embedded, Provider};
 use kmsfs::secret::Passphrase;
 use tempfile::TempDir;
 
-use crate::disk::{Crash, Recorder};
+use crate::disk::Crash;
 
 pub(crate) struct Bench {
     dir: TempDir,
@@ -40,19 +40,24 @@ impl Bench {
         self.dir.path().join("volume")
     }
 
-    /// Makes a new volume, watched from the beginning.
-    pub(crate) fn record(&self) -> Arc<Recorder> {
+    /// Makes a new volume, watched from the beginning by what `probe` makes for its directory.
+    pub(crate) fn watched_by<P: Probe + 'static>(&self, probe: impl FnOnce(&Path) -> P) -> Arc<P> {
         let _ = fs::remove_dir_all(self.volume());
         fs::create_dir(self.volume()).unwrap();
-        let recorder = Arc::new(Recorder::new(&self.volume()));
-        *self.disk.lock().unwrap() = Disk::probed(Arc::clone(&recorder) as _);
-        let disk = self.disk.lock().unwrap().clone();
+        let probe = Arc::new(probe(&self.volume()));
+        let disk = Disk::probed(Arc::clone(&probe) as _);
         Volume::create_on(&disk, &self.volume(), &*self.provider, &self.key).unwrap();
-        recorder
+        *self.disk.lock().unwrap() = disk;
+        probe
     }
 
     pub(crate) fn mount(&self) -> Arc<Fs> {
-        self.mount_at(self.disk.lock().unwrap().clone(), &self.volume()).unwrap()
+        self.try_mount().unwrap()
+    }
+
+    pub(crate) fn try_mount(&self) -> Result<Arc<Fs>, String> {
+        let disk = self.disk.lock().unwrap().clone();
+        self.mount_at(disk, &self.volume())
     }
 
     /// Lays a crash out and opens the volume that it left.

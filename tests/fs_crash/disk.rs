@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
 
+use crate::workload::Watch;
 use kmsfs::fs::disk::{Call, Probe};
 use rustix::fs::{AtFlags, FileType, Mode, XattrFlags};
 
@@ -130,13 +131,14 @@ impl Recorder {
     pub(crate) fn log(&self) -> Vec<Event> {
         self.0.lock().unwrap().log.clone()
     }
+}
 
-    pub(crate) fn len(&self) -> usize {
+impl Watch for Recorder {
+    fn position(&self) -> usize {
         self.0.lock().unwrap().log.len()
     }
 
-    /// The inode that the last change made.
-    pub(crate) fn node_of(&self, ino: u64) -> Node {
+    fn node_of(&self, ino: u64) -> Node {
         self.0.lock().unwrap().nodes[&ino]
     }
 }

@@ -8,6 +8,7 @@
 
 mod bench;
 mod disk;
+mod faults;
 mod model;
 mod workload;
 
@@ -15,10 +16,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bench::Bench;
-use disk::{Crash, Event};
+use disk::{Crash, Event, Recorder};
 use kmsfs::fs::{Attr, FileKind, Fs, ROOT_INO};
 use model::{Entry, Model, Names, What};
 use proptest::prelude::*;
@@ -47,11 +49,12 @@ fn every_crash_of_a_volume_leaves_old_or_new() {
 }
 
 fn try_crashes(bench: &Bench, ops: &[Op], seed: u64) -> Result<usize, TestCaseError> {
-    let mut run = Run::new(bench);
+    let recorder = bench.watched_by(Recorder::new);
+    let mut run = Run::new(bench, Arc::clone(&recorder) as _);
     for op in ops {
         run.carry_out(op);
     }
-    let log = run.log();
+    let log = recorder.log();
     let mut random = seed | 1;
     let mut choose = move |below: usize| {
         random ^= random << 13;

@@ -1,18 +1,31 @@
 //! Random operations on a volume, each noted in the model when it succeeded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use kmsfs::fs::{Fs, FsResult, KEY_XATTR, NewMode, ROOT_INO, RenameMode, Requester, SetAttr};
 use proptest::prelude::*;
 
 use crate::bench::Bench;
-use crate::disk::Recorder;
+use crate::disk::Node;
 use crate::model::{Entry, Model, Names, What};
 
 pub(crate) const PAYLOAD: u64 = 4064;
 const NAMES: usize = 4;
+
+/// What an operation that makes no sense is refused with.
+pub(crate) const REFUSALS: [i32; 8] = [
+    libc::ENOENT,
+    libc::EEXIST,
+    libc::EISDIR,
+    libc::ENOTDIR,
+    libc::ENOTEMPTY,
+    libc::EINVAL,
+    libc::EPERM,
+    libc::ENODATA,
+];
 
 /// A path of at most two parts.
 pub(crate) type Place = (Option<usize>, usize);
@@ -130,31 +143,56 @@ fn bytes(len: usize, seed: u8) -> Vec<u8> {
 /// A volume under a workload.
 pub(crate) struct Run<'a> {
     bench: &'a Bench,
-    recorder: Arc<Recorder>,
+    watch: Arc<dyn Watch>,
     /// There except while the volume is opened again.
     fs: Option<Arc<Fs>>,
     pub(crate) model: Model,
+    /// Files of which it is not known what a failed operation did to them.
+    pub(crate) uncertain: BTreeSet<usize>,
+}
+
+/// What watches the disk under a workload.
+pub(crate) trait Watch {
+    /// How much was done to the disk so far.
+    fn position(&self) -> usize;
+
+    /// The inode behind a number.
+    fn node_of(&self, ino: u64) -> Node;
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(bench: &'a Bench) -> Self {
-        let recorder = bench.record();
+    /// Begins with a new volume, mounted.
+    pub(crate) fn new(bench: &'a Bench, watch: Arc<dyn Watch>) -> Self {
         let fs = Some(bench.mount());
-        Self { bench, fs, model: Model::new(recorder.len()), recorder }
+        Self { bench, fs, model: Model::new(watch.position()), watch, uncertain: BTreeSet::new() }
     }
 
-    fn fs(&self) -> &Fs {
+    pub(crate) fn fs(&self) -> &Fs {
         self.fs.as_deref().unwrap()
-    }
-
-    /// All that was done to the disk.
-    pub(crate) fn log(&self) -> Vec<crate::disk::Event> {
-        self.recorder.log()
     }
 
     /// Carries an operation out. One that fails has done nothing that the user could tell.
     pub(crate) fn carry_out(&mut self, op: &Op) {
-        let done = match op {
+        let done = self.try_out(op);
+        if let Err(error) = done {
+            assert!(REFUSALS.contains(&error.errno()), "{op:?}: {error}");
+        }
+    }
+
+    /// Unmounts and mounts again. Where unmounting fails, it is as after a crash.
+    pub(crate) fn remount(&mut self) -> FsResult<()> {
+        let ended = self.fs().shut_down();
+        self.fs = None;
+        // The disk may fail once.
+        let fs = self.bench.try_mount().unwrap_or_else(|_| self.bench.mount());
+        fs.recover(&AtomicBool::new(false));
+        self.fs = Some(fs);
+        ended
+    }
+
+    /// Carries an operation out, on a disk that may fail.
+    pub(crate) fn try_out(&mut self, op: &Op) -> FsResult<()> {
+        match op {
             Op::Create(at) => self.create(*at).map(drop),
             Op::Write { at, offset, len, seed } => self.write(*at, Some(*offset), &bytes(*len, *seed)),
             Op::Append { at, len, seed } => self.write(*at, None, &bytes(*len, *seed)),
@@ -186,25 +224,7 @@ impl<'a> Run<'a> {
                 self.fs().settle_closed();
                 Ok(())
             }
-            Op::Remount => {
-                self.fs().shut_down().unwrap();
-                self.fs = None;
-                self.fs = Some(self.bench.mount());
-                Ok(())
-            }
-        };
-        let expected = [
-            libc::ENOENT,
-            libc::EEXIST,
-            libc::EISDIR,
-            libc::ENOTDIR,
-            libc::ENOTEMPTY,
-            libc::EINVAL,
-            libc::EPERM,
-            libc::ENODATA,
-        ];
-        if let Err(error) = done {
-            assert!(expected.contains(&error.errno()), "{op:?}: {error}");
+            Op::Remount => self.remount(),
         }
     }
 
@@ -212,7 +232,7 @@ impl<'a> Run<'a> {
     fn change(&mut self, change: impl FnOnce(&mut Names)) {
         let mut names = self.model.names().clone();
         change(&mut names);
-        self.model.set_names(self.recorder.len(), names);
+        self.model.set_names(self.watch.position(), names);
     }
 
     fn ino(&self, path: &str) -> FsResult<u64> {
@@ -238,7 +258,7 @@ impl<'a> Run<'a> {
     fn create(&mut self, at: Place) -> FsResult<()> {
         let (attr, fh) = self.fs().create(me(), self.parent(at)?, OsStr::new(&name(at.1)), mode(0o600))?;
         self.fs().release(fh);
-        let file = self.model.add_file(self.recorder.len(), self.recorder.node_of(attr.ino));
+        let file = self.model.add_file(self.watch.position(), self.watch.node_of(attr.ino));
         self.change(|names| {
             names.insert(path(at), Entry { what: What::File(file), xattrs: BTreeMap::new() });
         });
@@ -251,10 +271,13 @@ impl<'a> Run<'a> {
         let offset = offset.unwrap_or(contents.len() as u64);
         let fh = self.open(at)?;
         let written = self.fs().write(fh, offset, data, false, None);
+        if written.is_err() {
+            self.uncertain.insert(file);
+        }
         contents.resize(contents.len().max(offset as usize + data.len()), 0);
         contents[offset as usize..offset as usize + data.len()].copy_from_slice(data);
         // The release may settle nothing: that is the settler's.
-        self.model.set_contents(self.recorder.len(), file, contents);
+        self.model.set_contents(self.watch.position(), file, contents);
         self.fs().release(fh);
         written
     }
@@ -262,10 +285,14 @@ impl<'a> Run<'a> {
     fn truncate(&mut self, at: Place, size: u64) -> FsResult<()> {
         let file = self.file(at)?;
         let ino = self.ino(&path(at))?;
+        let was_certain = self.uncertain.insert(file);
         self.fs().setattr(me(), ino, None, &SetAttr { size: Some(size), ..SetAttr::default() })?;
+        if was_certain || size == 0 {
+            self.uncertain.remove(&file);
+        }
         let mut contents = self.model.contents(file).to_vec();
         contents.resize(size as usize, 0);
-        self.model.set_contents(self.recorder.len(), file, contents);
+        self.model.set_contents(self.watch.position(), file, contents);
         Ok(())
     }
 
@@ -278,7 +305,7 @@ impl<'a> Run<'a> {
         let synced = self.fs().fsync(fh, false);
         self.fs().release(fh);
         synced?;
-        self.rename(aside, at, 0).inspect_err(|_| self.unlink(aside).unwrap())
+        self.rename(aside, at, 0).inspect_err(|_| drop(self.unlink(aside)))
     }
 
     fn fsync_dir(&self, dir: Option<usize>) -> FsResult<()> {
