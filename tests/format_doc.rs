@@ -436,3 +436,40 @@ fn the_blob_is_as_long_as_drawn() {
     assert_eq!(parsed.head.version, 4);
     assert_eq!(parsed.plaintext_len(), 32);
 }
+
+/// The backup that is kept for ever lies as drawn, from both ends.
+#[test]
+fn a_backup_lies_as_drawn() {
+    let f = fields("backup");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/backup-v1");
+    let bytes = std::fs::read(path).unwrap();
+    let at = |name: &str| {
+        let (offset, len) = f[name];
+        &bytes[offset..offset + len]
+    };
+    assert_eq!(at("magic"), b"KMSFSBAK");
+    assert_eq!(at("format version"), 1u32.to_le_bytes());
+    let mut r = Reader::new(&bytes[f["length of the program's version"].0..]);
+    assert_eq!(r.string16().unwrap(), b"0.1.0");
+    assert!(r.string16().unwrap().starts_with(b"KMSFSKEY"));
+    let (next, slots) = (r.u32().unwrap(), r.u32().unwrap());
+    assert_eq!((next, slots), (3, 3));
+    for (number, kind) in [(0, 1), (1, 2), (2, 3)] {
+        assert_eq!(r.u32().unwrap(), number);
+        let len = r.u32().unwrap() as usize;
+        assert_eq!(r.bytes(len).unwrap()[0], kind);
+    }
+    // Three keys and an alias; four versions of material.
+    for (rows, sealed_len) in [(4, None), (4, Some(12 + 32 + 16))] {
+        assert_eq!(r.u32().unwrap(), rows);
+        for _ in 0..rows {
+            r.bytes(32).unwrap();
+            let len = r.u32().unwrap() as usize;
+            assert!(sealed_len.is_none_or(|expected| expected == len));
+            r.bytes(len).unwrap();
+        }
+    }
+    let (covered, checksum) = bytes.split_at(bytes.len() - 32);
+    assert_eq!(r.rest().len(), 28 + 32);
+    assert_eq!(sha256(&[covered]), checksum);
+}

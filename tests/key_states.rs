@@ -91,7 +91,7 @@ fn each_refusal_of_the_key_service_has_its_error() {
         (ProviderError::AccessDenied(said()), libc::EACCES),
         (ProviderError::Unavailable(said()), libc::ENOKEY),
         (ProviderError::InvalidCiphertext(said()), libc::EIO),
-        (ProviderError::Other(said()), libc::EIO),
+        (ProviderError::Other(said().into()), libc::EIO),
     ];
     for (refusal, errno) in refusals {
         // Without a key in any cache.

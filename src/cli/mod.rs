@@ -12,10 +12,13 @@ mod log;
 mod mount;
 mod mount_helper;
 mod output;
+mod recovery_kit;
 mod secret;
 mod settings;
 mod signals;
 mod status;
+mod store;
+mod store_args;
 mod volume;
 
 use std::process::ExitCode;
@@ -87,6 +90,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<()> {
             KeyCommand::Rotate { key } => key::rotate(global, &key, output),
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
+        Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
         Command::Status => status::status(global, output),
         Command::Bench(bench) => bench::bench(&bench, output),
