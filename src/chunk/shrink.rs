@@ -46,7 +46,11 @@ impl<B: Backing> SealedFile<B> {
                 return Err(error.into());
             }
         }
-        self.backing.set_len(self.layout.physical_size(size)).map_err(ChunkError::Io)?;
+        if let Err(error) = self.backing.set_len(self.layout.physical_size(size)) {
+            // What is still there is promised no more: settling has to look at it.
+            self.uncertain.store(true, Ordering::Relaxed);
+            return Err(ChunkError::Io(error).into());
+        }
         shape.size = size;
         shape.tail_is_zero = size.is_multiple_of(self.layout.payload());
         self.written.lock().remove(self.layout.chunks(size)..u64::MAX);
@@ -90,7 +94,11 @@ impl<B: Backing> SealedFile<B> {
             // Somebody cut the file or appended to it: what "wholly" meant may have changed.
         };
         self.join_session(&mut shape, keys, next_epoch)?;
-        self.lower_floors(&mut shape, keys, whole.clone())?;
+        if let Err(error) = self.lower_floors(&mut shape, keys, whole.clone()) {
+            // As above: some may be promised no more.
+            self.uncertain.store(true, Ordering::Relaxed);
+            return Err(error.into());
+        }
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.hole_pending.store(true, Ordering::SeqCst);
         for run in runs(whole.clone()) {

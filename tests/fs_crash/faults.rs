@@ -160,3 +160,30 @@ fn compare(run: &Run<'_>, when: &str) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[test]
+fn a_rewrite_that_fails_anywhere_leaves_the_file_readable() {
+    let at = (None, 1);
+    let ops = [
+        Op::Create(at),
+        Op::Write { at, offset: 0, len: 1, seed: 0 },
+        Op::Settle,
+        Op::Rewrite { at, len: 1, seed: 0 },
+        Op::Settle,
+    ];
+    let bench = Bench::new();
+    let disk = bench.watched_by(|_| Faulty::new());
+    let mut run = Run::new(&bench, Arc::clone(&disk) as _);
+    let begin = disk.calls();
+    ops.iter().for_each(|op| run.carry_out(op));
+    let calls = begin..disk.calls();
+    drop(run);
+    for at in calls {
+        for errno in ERRORS {
+            let fault = Fault { at, errno, short: false };
+            if let Err(why) = fail_once(&bench, &ops, fault) {
+                panic!("{fault:?}: {why}");
+            }
+        }
+    }
+}
