@@ -23,6 +23,7 @@ mod remove;
 mod settler;
 mod symlink;
 mod volume;
+mod volume_page;
 mod watcher;
 mod xattr;
 
@@ -38,13 +39,15 @@ use crate::provider::{CacheSettings, KeyCache, Provider};
 pub use attr::Time;
 pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};
 pub use create::NewMode;
+pub use directory::ID_XATTR;
 pub use error::{FsError, FsResult};
 pub use io::{Allocate, Whence};
+pub use keys::file_context;
 pub use readdir::DirEntry;
 pub use remove::RenameMode;
 pub use volume::{Volume, VolumeError};
 pub use watcher::Watcher;
-pub use xattr::{INFO_XATTR, KEY_XATTR};
+pub use xattr::{INFO_XATTR, KEY_XATTR, open_attribute};
 
 use inode::{Inode, InodeTable};
 use keys::Gates;

@@ -25,6 +25,7 @@ use crate::crypto::wrap::{open_into, seal_into};
 use crate::crypto::{NONCE_LEN, TAG_LEN};
 use crate::format::head::Kind;
 use crate::format::page::Page;
+use crate::format::schedule::VolumeKeys;
 use crate::format::{Id, PAGE_LEN, SEALED_XATTR_PREFIX};
 use crate::secret::Key;
 
@@ -247,8 +248,7 @@ impl Fs {
 
     /// The backing attribute of a user attribute.
     fn backing_name(&self, name: &[u8]) -> std::ffi::OsString {
-        let hash = Kdf::new(&self.volume.keys.xattr_names, b"").commitment(&[b"name", name]);
-        format!("{SEALED_XATTR_PREFIX}{}", BASE64URL_NOPAD.encode(&hash[..16])).into()
+        backing_name(&self.volume.keys, name)
     }
 
     /// Runs `f` with the key that seals values, a file's own or else the volume's, and the id of the
@@ -277,11 +277,38 @@ impl Fs {
     }
 
     fn open_attribute_name(&self, stored: &[u8]) -> Option<Vec<u8>> {
-        let sealed = Reader::new(stored).string16().ok()?;
-        let mut name = vec![0; sealed.len().checked_sub(SEAL_OVERHEAD)?];
-        open_into(&self.volume.keys.xattr_names, LABEL, sealed, &mut name).ok()?;
-        Some(name)
+        open_name(&self.volume.keys, stored)
     }
+}
+
+/// Opens a sealed attribute: the contents `stored` of the backing attribute `backing`, its value
+/// under `key` for the file or directory `object`. Answers its name.
+///
+/// # Errors
+/// `EIO`, if the name or the value does not open, or belongs to another attribute.
+pub fn open_attribute(
+    keys: &VolumeKeys,
+    backing: &[u8],
+    stored: &[u8],
+    key: &Key,
+    object: Id,
+) -> FsResult<Vec<u8>> {
+    let name = open_name(keys, stored).filter(|name| backing_name(keys, name).as_bytes() == backing);
+    let name = name.ok_or_else(|| FsError::damaged("a damaged extended attribute"))?;
+    open_value(key, object, &name, stored)?;
+    Ok(name)
+}
+
+fn backing_name(keys: &VolumeKeys, name: &[u8]) -> std::ffi::OsString {
+    let hash = Kdf::new(&keys.xattr_names, b"").commitment(&[b"name", name]);
+    format!("{SEALED_XATTR_PREFIX}{}", BASE64URL_NOPAD.encode(&hash[..16])).into()
+}
+
+fn open_name(keys: &VolumeKeys, stored: &[u8]) -> Option<Vec<u8>> {
+    let sealed = Reader::new(stored).string16().ok()?;
+    let mut name = vec![0; sealed.len().checked_sub(SEAL_OVERHEAD)?];
+    open_into(&keys.xattr_names, LABEL, sealed, &mut name).ok()?;
+    Some(name)
 }
 
 fn open_value(key: &Key, object: Id, name: &[u8], stored: &[u8]) -> FsResult<Vec<u8>> {
