@@ -382,8 +382,8 @@ fn labels_of_other_modules_are_on_the_page() {
         ("src/names/mod.rs", r#"b"kmsfs v1 name""#, "`kmsfs v1 name`"),
         ("src/names/target.rs", r#"b"kmsfs v1 symlink""#, "`kmsfs v1 symlink`"),
         ("src/names/target.rs", r#""kmsfs.target.""#, "`kmsfs.target.`"),
-        ("src/fs/xattr.rs", r#"b"kmsfs v1 xattr""#, "`kmsfs v1 xattr`"),
-        ("src/fs/xattr.rs", r#"[LABEL, b" value ", &object.0, name]"#, "‖ ` value ` ‖ id ‖ *name*"),
+        ("src/fs/sealed_xattr.rs", r#"b"kmsfs v1 xattr""#, "`kmsfs v1 xattr`"),
+        ("src/fs/sealed_xattr.rs", r#"[LABEL, b" value ", &object.0, name]"#, "‖ ` value ` ‖ id ‖ *name*"),
         ("src/fs/directory.rs", r#""user.kmsfs.dir""#, "`user.kmsfs.dir`"),
         ("src/fs/volume.rs", "EPOCH_BATCH: u32 = 256", "with a count 256 above it"),
         ("src/fs/volume.rs", "CLOCK_SLACK: i64 = 3600", "an hour before"),
@@ -435,4 +435,41 @@ fn the_blob_is_as_long_as_drawn() {
     assert_eq!(parsed.head.key.as_bytes(), &[3; 16]);
     assert_eq!(parsed.head.version, 4);
     assert_eq!(parsed.plaintext_len(), 32);
+}
+
+/// The backup that is kept for ever lies as drawn, from both ends.
+#[test]
+fn a_backup_lies_as_drawn() {
+    let f = fields("backup");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/backup-v1");
+    let bytes = std::fs::read(path).unwrap();
+    let at = |name: &str| {
+        let (offset, len) = f[name];
+        &bytes[offset..offset + len]
+    };
+    assert_eq!(at("magic"), b"KMSFSBAK");
+    assert_eq!(at("format version"), 1u32.to_le_bytes());
+    let mut r = Reader::new(&bytes[f["length of the program's version"].0..]);
+    assert_eq!(r.string16().unwrap(), b"0.1.0");
+    assert!(r.string16().unwrap().starts_with(b"KMSFSKEY"));
+    let (next, slots) = (r.u32().unwrap(), r.u32().unwrap());
+    assert_eq!((next, slots), (3, 3));
+    for (number, kind) in [(0, 1), (1, 2), (2, 3)] {
+        assert_eq!(r.u32().unwrap(), number);
+        let len = r.u32().unwrap() as usize;
+        assert_eq!(r.bytes(len).unwrap()[0], kind);
+    }
+    // Three keys and an alias; four versions of material.
+    for (rows, sealed_len) in [(4, None), (4, Some(12 + 32 + 16))] {
+        assert_eq!(r.u32().unwrap(), rows);
+        for _ in 0..rows {
+            r.bytes(32).unwrap();
+            let len = r.u32().unwrap() as usize;
+            assert!(sealed_len.is_none_or(|expected| expected == len));
+            r.bytes(len).unwrap();
+        }
+    }
+    let (covered, checksum) = bytes.split_at(bytes.len() - 32);
+    assert_eq!(r.rest().len(), 28 + 32);
+    assert_eq!(sha256(&[covered]), checksum);
 }

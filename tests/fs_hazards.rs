@@ -86,7 +86,7 @@ fn write(fs: &Fs, name: &str, at: u64, data: &[u8]) -> u64 {
         Ok(attr) => fs.open(attr.ino, true).unwrap(),
         Err(_) => fs.create(me(), ROOT_INO, OsStr::new(name), mode(0o600)).unwrap().1,
     };
-    fs.write(fh, at, data, false, false).unwrap();
+    fs.write(fh, at, data, false, None).unwrap();
     fh
 }
 
@@ -282,7 +282,7 @@ fn a_tree_may_be_larger_than_the_limit_of_descriptors() {
         for f in 0..20 {
             let name = format!("f{f}");
             let (attr, fh) = fs.create(me(), dir.ino, OsStr::new(&name), mode(0o600)).unwrap();
-            fs.write(fh, 0, format!("{d}/{f}").as_bytes(), false, false).unwrap();
+            fs.write(fh, 0, format!("{d}/{f}").as_bytes(), false, None).unwrap();
             fs.release(fh);
             files.push((d, f, dir.ino, attr.ino, name));
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 
 /// Commands that have commands of their own.
-const GROUPS: [&str; 2] = ["key", "file"];
+const GROUPS: [&str; 3] = ["key", "file", "store"];
 
 #[test]
 fn every_command_in_the_readme_exists() {
@@ -17,6 +17,19 @@ fn every_command_in_the_readme_exists() {
     for expected in ["init", "mount", "umount", "key disable", "key assign", "file info", "status"] {
         assert!(commands.contains_key(expected), "README.md does not show 'kmsfs {expected}'");
     }
+    for (command, options) in commands {
+        let help = help(&command);
+        for option in options {
+            assert!(help.contains(&option), "'kmsfs {command}' has no {option}");
+        }
+    }
+}
+
+#[test]
+fn every_command_in_the_page_about_backups_exists() {
+    let page = fs::read_to_string(root().join("docs/BACKUP.md")).unwrap();
+    let commands = commands(&page);
+    assert!(commands.len() >= 6, "{commands:?}");
     for (command, options) in commands {
         let help = help(&command);
         for option in options {

@@ -26,7 +26,7 @@ pub(super) fn check(scene: &Scene<'_>, place: &Place, file: impl AsFd, opener: O
     for name in names.split(|&b| b == 0).filter(|name| name.starts_with(SEALED_XATTR_PREFIX.as_bytes())) {
         let good = match (scene.disk.get_xattr(&file, name), opener, scene.keyed) {
             (Ok(value), Some((key, id)), Some(keyed)) => {
-                open_attribute(&keyed.volume.keys, name, &value, key, id).is_ok()
+                open_attribute(keyed.volume, name, &value, key, id).is_ok()
             }
             (Ok(value), ..) => is_well_formed(name, &value),
             (Err(error), ..) => {

@@ -208,8 +208,13 @@ impl<B: Backing> SealedFile<B> {
             &shape.state.encode(),
             &keys.header,
         )?;
-        self.backing.write_at(&page, 0)?;
+        // A write that fails may have left any part of the page: the next one must be newer, and
+        // until it is there the file does not count as settled.
         shape.sequence = sequence;
+        if let Err(error) = self.backing.write_at(&page, 0) {
+            shape.interrupted = true;
+            return Err(error.into());
+        }
         Ok(())
     }
 

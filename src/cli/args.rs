@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::key_store::DEFAULT_ALIAS;
 use super::settings::idle_timeout;
+use super::store_args::StoreCommand;
 
 /// Encrypt a directory, file by file, under keys that can be switched off.
 ///
@@ -44,6 +45,10 @@ pub(super) struct Global {
     #[arg(long, global = true, value_name = "COMMAND", group = "secret", help_heading = UNLOCKING)]
     pub(super) passphrase_command: Option<String>,
 
+    /// Unlock with the recovery key that FILE has as text, as 'kmsfs store recovery-kit' printed it
+    #[arg(long, global = true, value_name = "FILE", group = "secret", help_heading = UNLOCKING)]
+    pub(super) recovery_key_file: Option<PathBuf>,
+
     /// Print JSON
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -78,6 +83,11 @@ pub(super) enum Command {
     /// A KEY is named by its id, its ARN or alias/NAME.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Back up, restore and look after the key store
+    ///
+    /// Without the key store, or a backup of it, the data is lost.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Look at files in a mount
     #[command(subcommand)]
     File(FileCommand),
@@ -318,8 +328,8 @@ Exit codes are those of fsck(8), added up:
  128  the operating system or a library failed";
 
 const EXIT_CODES: &str = "\
-The passphrase is taken from --passphrase-file, --key-file or --passphrase-command; else from the \
-environment variable KMSFS_PASSPHRASE; else from the systemd credential kmsfs.passphrase or \
+The passphrase is taken from --passphrase-file, --key-file, --recovery-key-file or \
+--passphrase-command; else from the environment variable KMSFS_PASSPHRASE; else from the systemd credential kmsfs.passphrase or \
 kmsfs.key-file; else it is asked for. It is never an argument.
 
 Called by mount(8), the program exits with that one's codes: 1 for wrong usage, 32 for all else. \
@@ -347,7 +357,10 @@ Exit codes:
   25  FUSE is not available
   26  the mount is busy
   27  the name is taken
-  28  permission denied";
+  28  permission denied
+  29  the backup that is kept could not be written, so nothing was changed
+  30  the backup is damaged, is none, or lacks something
+  31  restoring would lose key versions";
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use crate::format::FormatError;
 use crate::fs::{FsError, VolumeError};
-use crate::kms::{ErrorKind, KmsError, StoreError};
+use crate::kms::{ErrorKind, KmsError, Reason, StoreError};
 use crate::provider::ProviderError;
 
 /// Exit codes.
@@ -36,6 +36,9 @@ pub(super) enum Code {
     MountBusy = 26,
     NameTaken = 27,
     Permission = 28,
+    NotBackedUp = 29,
+    BadBackup = 30,
+    WouldLose = 31,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.
@@ -110,10 +113,17 @@ impl From<StoreError> for CliError {
             StoreError::UnknownVersion { .. } | StoreError::Damaged(_) => Code::VolumeFormat,
             StoreError::NoSpace => Code::NoSpace,
             StoreError::Invalid(_) => Code::Usage,
-            StoreError::Io { source, .. } => match source.raw_os_error() {
-                Some(libc::EROFS) => Code::ReadOnly,
-                Some(libc::ENOSPC | libc::EDQUOT) => Code::NoSpace,
-                Some(libc::EACCES | libc::EPERM) => Code::Permission,
+            StoreError::NotBackedUp { .. } => Code::NotBackedUp,
+            StoreError::BackupExists(_) => Code::NameTaken,
+            StoreError::NotABackup(_)
+            | StoreError::BackupVersion { .. }
+            | StoreError::BackupDamaged { .. }
+            | StoreError::BackupBehind { .. } => Code::BadBackup,
+            StoreError::WouldReplace { lost, .. } if lost.is_empty() => Code::NameTaken,
+            StoreError::WouldReplace { .. } => Code::WouldLose,
+            StoreError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => Code::ReadOnly,
+                io::ErrorKind::PermissionDenied => Code::Permission,
                 _ => Code::Unexpected,
             },
         };
@@ -123,6 +133,9 @@ impl From<StoreError> for CliError {
 
 impl From<KmsError> for CliError {
     fn from(error: KmsError) -> Self {
+        if let Some(reason) = error.reason() {
+            return Self::of_store(&error, reason);
+        }
         let code = match error.kind() {
             ErrorKind::NotFound => Code::NoSuchKey,
             ErrorKind::Disabled | ErrorKind::InvalidState => Code::KeyState,
@@ -138,6 +151,31 @@ impl From<KmsError> for CliError {
     }
 }
 
+impl CliError {
+    /// The store's own messages say what to do next.
+    fn of_store(error: &KmsError, reason: Reason) -> Self {
+        let code = match error.kind() {
+            ErrorKind::AlreadyExists => Code::NameTaken,
+            ErrorKind::Validation => Code::Usage,
+            _ => code_of(reason),
+        };
+        Self::new(code, error.message())
+    }
+}
+
+fn code_of(reason: Reason) -> Code {
+    match reason {
+        Reason::NoSpace => Code::NoSpace,
+        Reason::ReadOnly => Code::ReadOnly,
+        Reason::Permission => Code::Permission,
+        Reason::Damaged => Code::VolumeFormat,
+        Reason::NotBackedUp => Code::NotBackedUp,
+        Reason::BadBackup => Code::BadBackup,
+        Reason::WrongSecret => Code::WrongSecret,
+        Reason::Store => Code::Unexpected,
+    }
+}
+
 impl From<ProviderError> for CliError {
     fn from(error: ProviderError) -> Self {
         let code = match &error {
@@ -148,7 +186,7 @@ impl From<ProviderError> for CliError {
             ProviderError::AccessDenied(_) => Code::Permission,
             ProviderError::Unavailable(_) => Code::StoreInUse,
             ProviderError::InvalidCiphertext(_) => Code::VolumeFormat,
-            ProviderError::Other(_) => Code::Unexpected,
+            ProviderError::Other(failure) => failure.reason().map_or(Code::Unexpected, code_of),
         };
         Self::new(code, error.to_string())
     }

@@ -17,10 +17,10 @@ use crate::kms::{AliasName, KeyMetadata};
 /// A key and its aliases: the API's own shape with one member more.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Described {
+pub(super) struct Described {
     #[serde(flatten)]
-    key: KeyMetadata,
-    aliases: Vec<String>,
+    pub(super) key: KeyMetadata,
+    pub(super) aliases: Vec<String>,
 }
 
 pub(super) fn create(global: &Global, create: &CreateKey, output: &Output) -> CliResult<()> {
@@ -38,22 +38,7 @@ pub(super) fn create(global: &Global, create: &CreateKey, output: &Output) -> Cl
 }
 
 pub(super) fn list(global: &Global, output: &Output) -> CliResult<()> {
-    let store = KeyStore::open(global)?;
-    let mut aliases = aliases(&store)?;
-    let mut keys = Vec::new();
-    let mut request = ListKeysRequest::default();
-    loop {
-        let page: ListKeysResponse = store.call("ListKeys", &request)?;
-        for entry in &page.keys {
-            let key = store.describe(&entry.key_id.to_string())?;
-            let aliases = aliases.remove(&key.key_id.to_string()).unwrap_or_default();
-            keys.push(Described { key, aliases });
-        }
-        if page.next_marker.is_none() {
-            break;
-        }
-        request.marker = page.next_marker;
-    }
+    let keys = all(&KeyStore::open(global)?)?;
     output.print(&keys, |keys| {
         let row = |k: &Described| {
             vec![
@@ -65,6 +50,25 @@ pub(super) fn list(global: &Global, output: &Output) -> CliResult<()> {
         };
         table(&["KEY ID", "STATE", "ALIASES", "DESCRIPTION"], &keys.iter().map(row).collect::<Vec<_>>())
     })
+}
+
+/// All master keys but internal ones, with their aliases.
+pub(super) fn all(store: &KeyStore) -> CliResult<Vec<Described>> {
+    let mut aliases = aliases(store)?;
+    let mut keys = Vec::new();
+    let mut request = ListKeysRequest::default();
+    loop {
+        let page: ListKeysResponse = store.call("ListKeys", &request)?;
+        for entry in &page.keys {
+            let key = store.describe(&entry.key_id.to_string())?;
+            let aliases = aliases.remove(&key.key_id.to_string()).unwrap_or_default();
+            keys.push(Described { key, aliases });
+        }
+        if page.next_marker.is_none() {
+            return Ok(keys);
+        }
+        request.marker = page.next_marker;
+    }
 }
 
 pub(super) fn describe(global: &Global, key: &str, output: &Output) -> CliResult<()> {

@@ -13,7 +13,7 @@ use super::exit::{CliError, CliResult, Code};
 use super::secret::{Purpose, secret};
 use crate::clock::SystemClock;
 use crate::kms::api::{AliasRequest, CreateKeyRequest, KeyRequest, KeyResponse};
-use crate::kms::wire::{self, TRENT};
+use crate::kms::wire::{self, KMSFS, TRENT};
 use crate::kms::{
     Caller, KeyMetadata, KmsError, Service, StoreError, StoreOptions, UnlockSecret, socket, store_exists,
 };
@@ -104,10 +104,24 @@ impl KeyStore {
         operation: &str,
         request: &impl Serialize,
     ) -> CliResult<T> {
+        self.call_target(&format!("{TRENT}{operation}"), request)
+    }
+
+    /// Carries out an operation on the store itself.
+    pub(super) fn look_after<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        request: &impl Serialize,
+    ) -> CliResult<T> {
+        self.call_target(&format!("{KMSFS}{operation}"), request)
+    }
+
+    fn call_target<T: DeserializeOwned>(&self, target: &str, request: &impl Serialize) -> CliResult<T> {
         let malformed = |e: serde_json::Error| CliError::new(Code::Unexpected, e.to_string());
-        let body = serde_json::to_value(request).map_err(malformed)?;
-        let answer = self.call_value(&format!("{TRENT}{operation}"), &body)?;
-        T::deserialize(answer).map_err(malformed)
+        let mut body = serde_json::to_value(request).map_err(malformed)?;
+        let answer = self.call_value(target, &body);
+        wire::wipe(&mut body);
+        T::deserialize(answer?).map_err(malformed)
     }
 
     fn call_value(&self, target: &str, body: &Value) -> Result<Value, KmsError> {

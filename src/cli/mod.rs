@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod dead_mount;
 mod exit;
 mod file;
 mod fsck;
@@ -12,11 +13,14 @@ mod log;
 mod mount;
 mod mount_helper;
 mod output;
+mod recovery_kit;
 mod scrub;
 mod secret;
 mod settings;
 mod signals;
 mod status;
+mod store;
+mod store_args;
 mod volume;
 
 use std::process::ExitCode;
@@ -101,6 +105,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             KeyCommand::Rotate { key } => key::rotate(global, &key, output),
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
+        Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
         Command::Status => status::status(global, output),
         Command::Bench(bench) => bench::bench(&bench, output),

@@ -11,6 +11,7 @@ use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 
 use super::args::{Global, Mount};
+use super::dead_mount::clear_dead_mount;
 use super::exit::{CliError, CliResult, Code, words};
 use super::handover;
 use super::key_store::{KeyStore, dir, is_served};
@@ -131,6 +132,7 @@ fn check_mountpoint(path: &Path, volume: &Path, options: &MountOptions) -> CliRe
             ));
         }
     };
+    clear_dead_mount(&mountpoint)?;
     if !mountpoint.is_dir() {
         return refuse("is not a directory; choose one");
     }

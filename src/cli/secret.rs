@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::args::Global;
 use super::exit::{CliError, CliResult, Code};
-use crate::kms::UnlockSecret;
+use crate::kms::{UnlockSecret, parse_recovery_key};
 use crate::secret::Passphrase;
 
 /// Largest secret in bytes.
@@ -16,11 +16,13 @@ const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 const PASSPHRASE_CREDENTIAL: &str = "kmsfs.passphrase";
 const KEY_FILE_CREDENTIAL: &str = "kmsfs.key-file";
 
-/// Whether a secret opens an existing key store or is to protect a new one.
+/// Whether a secret opens an existing key store, is to protect a new one, or is to take another's
+/// place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Unlock,
     Create,
+    Change,
 }
 
 /// The secret, from the first of its sources that is there.
@@ -30,6 +32,9 @@ pub(super) fn secret(global: &Global, purpose: Purpose) -> CliResult<UnlockSecre
     }
     if let Some(path) = &global.key_file {
         return Ok(UnlockSecret::KeyFile(Passphrase::new(read_file(path)?)));
+    }
+    if let Some(path) = &global.recovery_key_file {
+        return recovery_key(Passphrase::new(read_file(path)?));
     }
     if let Some(command) = &global.passphrase_command {
         return passphrase(run(command)?);
@@ -49,12 +54,26 @@ pub(super) fn secret(global: &Global, purpose: Purpose) -> CliResult<UnlockSecre
     ask(purpose)
 }
 
+/// The secret that is to open the key store from now on: from one of these files, or asked for.
+pub(super) fn new_secret(passphrase_file: Option<&Path>, key_file: Option<&Path>) -> CliResult<UnlockSecret> {
+    match (passphrase_file, key_file) {
+        (Some(path), _) => passphrase(read_file(path)?),
+        (None, Some(path)) => Ok(UnlockSecret::KeyFile(Passphrase::new(read_file(path)?))),
+        (None, None) => ask(Purpose::Change),
+    }
+}
+
+fn recovery_key(text: Passphrase) -> CliResult<UnlockSecret> {
+    let key = parse_recovery_key(&text).map_err(|e| CliError::new(Code::WrongSecret, e.to_string()))?;
+    Ok(UnlockSecret::RecoveryKey(key))
+}
+
 fn ask(purpose: Purpose) -> CliResult<UnlockSecret> {
     if !std::io::stdin().is_terminal() {
         return Err(CliError::new(
             Code::NoSecret,
             "no passphrase was given and there is no terminal to ask at; use --passphrase-file, --key-file, \
-             --passphrase-command or KMSFS_PASSPHRASE",
+             --recovery-key-file, --passphrase-command or KMSFS_PASSPHRASE",
         ));
     }
     let prompt = |text: &str| {
@@ -67,8 +86,13 @@ fn ask(purpose: Purpose) -> CliResult<UnlockSecret> {
     let first = match purpose {
         Purpose::Unlock => prompt("Passphrase of the key store: ")?,
         Purpose::Create => prompt("Passphrase for the new key store: ")?,
+        Purpose::Change => prompt("New passphrase of the key store: ")?,
     };
-    if purpose == Purpose::Create && first != prompt("The same again: ")? {
+    // Nobody has a passphrase that happens to have a recovery key's checksums.
+    if purpose == Purpose::Unlock && parse_recovery_key(&first).is_ok() {
+        return recovery_key(first);
+    }
+    if purpose != Purpose::Unlock && first != prompt("The same again: ")? {
         return Err(CliError::new(Code::NoSecret, "the two passphrases differ; start again"));
     }
     check(first)

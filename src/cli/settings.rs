@@ -67,7 +67,10 @@ impl Settings {
 
     fn given_secret(&self) -> bool {
         let global = &self.global;
-        global.key_file.is_some() || global.passphrase_file.is_some() || global.passphrase_command.is_some()
+        global.key_file.is_some()
+            || global.passphrase_file.is_some()
+            || global.recovery_key_file.is_some()
+            || global.passphrase_command.is_some()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde::Serialize;
@@ -18,6 +18,8 @@ use crate::kms::store_exists;
 use crate::mount;
 use crate::sys;
 
+/// How long to wait before looking whether the mount lives on elsewhere, and between looks.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often an unmount looks whether the mount's process is done.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -96,6 +98,7 @@ pub(super) fn umount(umount: &Umount) -> CliResult<()> {
             format!("no kmsfs is mounted at {}; 'kmsfs status' lists the mounts", mountpoint.display()),
         ));
     };
+    let device = rustix::fs::stat(&mountpoint).map(|stat| stat.st_dev);
     // Opened first: its lock is free again when the mount's process is done with the volume.
     let volume = File::open(entry.source.join(VOLUME_NAME));
     let holders = volume.as_ref().map(sys::lock_holders).unwrap_or_default();
@@ -108,17 +111,35 @@ pub(super) fn umount(umount: &Umount) -> CliResult<()> {
             CliError::io(&mountpoint, &e)
         }
     })?;
-    if let Ok(volume) = volume {
-        while rustix::fs::flock(&volume, FlockOperation::NonBlockingLockShared).is_err() {
-            // Whoever mounts the volume right after this has it for himself.
-            let now = sys::lock_holders(&volume);
-            if !now.is_empty() && !now.iter().any(|holder| holders.contains(holder)) {
-                break;
-            }
-            std::thread::sleep(POLL);
+    let Ok(volume) = volume else { return Ok(()) };
+    let mut next_look = Instant::now() + PATIENCE;
+    while rustix::fs::flock(&volume, FlockOperation::NonBlockingLockShared).is_err() {
+        // Whoever mounts the volume right after this has it for himself.
+        let now = sys::lock_holders(&volume);
+        if !now.is_empty() && !now.iter().any(|holder| holders.contains(holder)) {
+            break;
         }
+        if Instant::now() > next_look {
+            if let Some((process, place)) = device.ok().and_then(mount::elsewhere) {
+                return Err(served_on(&mountpoint, process, &place));
+            }
+            next_look = Instant::now() + PATIENCE;
+        }
+        std::thread::sleep(POLL);
     }
     Ok(())
+}
+
+fn served_on(mountpoint: &Path, process: u32, place: &Path) -> CliError {
+    CliError::new(
+        Code::MountBusy,
+        format!(
+            "{} is unmounted, but process {process} has the same mount at {}, which goes on; unmount it there, \
+             or end that process",
+            mountpoint.display(),
+            place.display()
+        ),
+    )
 }
 
 /// The absolute path of a mount point, also of one whose filesystem does not answer.

@@ -2,15 +2,11 @@
 
 use rustix::fs::{FileType, Gid, Mode, Stat, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 
-use super::disk::Disk;
 use super::inode::Inode;
 use super::keys::Access;
+use super::privileges::{drop_foreign_set_gid, drop_privileges};
 use super::{Fs, FsError, FsResult, Requester};
 use crate::format::layout::Layout;
-use crate::sys;
-
-const SET_UID: u32 = 0o4000;
-const SET_GID: u32 = 0o2000;
 
 /// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,21 +136,32 @@ impl Fs {
     pub fn setattr(&self, by: Requester, ino: u64, fh: Option<u64>, set: &SetAttr) -> FsResult<Attr> {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
-        if set.uid.is_some() || set.gid.is_some() {
+        // chown(2) that is given neither an owner nor a group still drops set-ID bits.
+        let chown_nothing = set.is_nothing() && self.is_owner(by, &inode)?;
+        if set.uid.is_some() || set.gid.is_some() || chown_nothing {
             let _guard = inode.attributes.lock();
+            if inode.kind != FileKind::Directory {
+                // First, so that nobody runs the file as its new group meanwhile.
+                drop_foreign_set_gid(&self.volume.disk, by, &inode)?;
+            }
             let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
             self.volume.disk.set_owner(&*inode.fd()?, uid, gid)?;
         }
+        let mut mtime = set.mtime;
         if let Some(size) = set.size {
-            self.set_size(by, &inode, fh, size)?;
+            let changed = self.set_size(by, &inode, fh, size)?;
+            // A truncation that has nothing to do is a modification too.
+            if !changed && mtime == SetTime::Omit {
+                mtime = SetTime::Now;
+            }
         }
         if let Some(mode) = set.mode {
             let _guard = inode.attributes.lock();
             self.volume.disk.set_mode(&*inode.fd()?, Mode::from_raw_mode(mode & 0o7777))?;
         }
-        if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {
+        if set.atime != SetTime::Omit || mtime != SetTime::Omit {
             let _guard = inode.attributes.lock();
-            let times = Timestamps { last_access: set.atime.raw(), last_modification: set.mtime.raw() };
+            let times = Timestamps { last_access: set.atime.raw(), last_modification: mtime.raw() };
             self.volume.disk.set_times(&*inode.fd()?, &times)?;
         }
         self.attr_of(&inode)
@@ -194,13 +201,19 @@ impl Fs {
         Ok(attr)
     }
 
+    /// Whether an inode is somebody's, or he may do as if.
+    fn is_owner(&self, by: Requester, inode: &Inode) -> FsResult<bool> {
+        Ok(by.uid == 0 || self.volume.disk.stat(&*inode.fd()?)?.st_uid == by.uid)
+    }
+
+    /// Sets the size; answers whether it was another.
     fn set_size(
         &self,
         by: Requester,
         inode: &std::sync::Arc<Inode>,
         fh: Option<u64>,
         size: u64,
-    ) -> FsResult<()> {
+    ) -> FsResult<bool> {
         if inode.kind != FileKind::Regular {
             return Err(FsError::new(libc::EINVAL));
         }
@@ -211,52 +224,18 @@ impl Fs {
         let changed = (|| {
             let disk = open.for_writing()?;
             let keys = open.keys(self, Access::Program)?;
-            disk.truncate(&keys, size, |newest| self.next_epoch(newest))
+            let before = disk.size();
+            disk.truncate(&keys, size, |newest| self.next_epoch(newest))?;
+            Ok(before != size)
         })();
         if fh.is_none() {
             self.close_file(inode, true);
         }
-        changed?;
-        if by.uid != 0 {
-            drop_privileges(&self.volume.disk, inode)?;
+        if changed.is_ok() && by.uid != 0 {
+            drop_privileges(&self.volume.disk, by, inode)?;
         }
-        Ok(())
+        changed
     }
-}
-
-/// Takes the set-user-ID and set-group-ID bits and capabilities away from a file that somebody
-/// without privileges changed.
-pub(super) fn drop_privileges(disk: &Disk, inode: &Inode) -> FsResult<()> {
-    let fd = inode.fd()?;
-    let mode = disk.stat(&*fd)?.st_mode;
-    let executable_group = mode & (SET_GID | 0o010) == SET_GID | 0o010;
-    let kept = mode & !(SET_UID | if executable_group { SET_GID } else { 0 });
-    if kept != mode {
-        disk.set_mode(&*fd, Mode::from_raw_mode(kept & 0o7777))?;
-    }
-    match disk.remove_xattr(&*fd, b"security.capability") {
-        Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        // Nobody without privileges may, whether there is one or not. Then the kernel removes it
-        // itself when we change the backing file.
-        Err(rustix::io::Errno::PERM) => Ok(()),
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// Takes the set-group-ID bit away when whoever changed the permissions is no member of the group,
-/// as the kernel does where it knows the caller.
-pub(super) fn drop_foreign_set_gid(disk: &Disk, by: Requester, inode: &Inode) -> FsResult<()> {
-    let stat = disk.stat(&*inode.fd()?)?;
-    if by.uid == 0 || stat.st_mode & SET_GID == 0 {
-        return Ok(());
-    }
-    let is_member =
-        by.gid == stat.st_gid || sys::groups_of(by.pid).is_some_and(|groups| groups.contains(&stat.st_gid));
-    if is_member {
-        return Ok(());
-    }
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 & !SET_GID);
-    Ok(disk.set_mode(&*inode.fd()?, mode)?)
 }
 
 /// Plaintext size for a backing length, without a key. Assumes the default chunk size, which is
@@ -282,6 +261,14 @@ fn attr_of_stat(stat: &Stat) -> FsResult<Attr> {
         mtime: time(stat.st_mtime, stat.st_mtime_nsec),
         ctime: time(stat.st_ctime, stat.st_ctime_nsec),
     })
+}
+
+impl SetAttr {
+    fn is_nothing(&self) -> bool {
+        let times = [self.atime, self.mtime];
+        (self.mode, self.uid, self.gid, self.size) == (None, None, None, None)
+            && times.iter().all(|time| *time == SetTime::Omit)
+    }
 }
 
 impl SetTime {

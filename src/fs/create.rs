@@ -46,8 +46,7 @@ impl Fs {
     /// # Errors
     /// As open(2), and those of the directory's master key.
     pub fn create(&self, by: Requester, parent: u64, name: &OsStr, mode: NewMode) -> FsResult<(Attr, u64)> {
-        let (inode, open) = self.create_file(by, parent, name, mode)?;
-        let attr = self.attr_of(&inode)?;
+        let (attr, inode, open) = self.create_file(by, parent, name, mode)?;
         Ok((attr, self.new_handle(inode, open, true)))
     }
 
@@ -64,8 +63,7 @@ impl Fs {
         rdev: u32,
     ) -> FsResult<Attr> {
         if FileKind::of_mode(mode.mode) == Some(FileKind::Regular) {
-            let (inode, open) = self.create_file(by, parent, name, mode)?;
-            let attr = self.attr_of(&inode)?;
+            let (attr, inode, open) = self.create_file(by, parent, name, mode)?;
             drop(open);
             self.close_file(&inode, true);
             return Ok(attr);
@@ -126,7 +124,7 @@ impl Fs {
         parent: u64,
         name: &OsStr,
         mode: NewMode,
-    ) -> FsResult<(Arc<Inode>, Arc<OpenFile>)> {
+    ) -> FsResult<(Attr, Arc<Inode>, Arc<OpenFile>)> {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let directory = parent.directory(&self.volume)?;
@@ -144,7 +142,14 @@ impl Fs {
             opening.file = Some(Arc::clone(&open));
             opening.count(true);
             drop(opening);
-            Ok((inode, open))
+            match self.attr_of(&inode) {
+                Ok(attr) => Ok((attr, inode, open)),
+                Err(error) => {
+                    self.close_file(&inode, true);
+                    self.forget(inode.ino, 1);
+                    Err(error)
+                }
+            }
         })();
         if made.is_err() {
             self.undo(&parent, &stored);
@@ -205,19 +210,21 @@ impl Fs {
 
     fn undo_mkdir(&self, parent: &Inode, stored: &StoredName) {
         let record = format!("{}/{}", stored.name, crate::format::DIRECTORY_NAME);
-        if let Ok(fd) = parent.fd() {
+        let removed = parent.fd().and_then(|fd| {
             let _ = self.volume.disk.unlink(&*fd, &record);
-            let _ = self.volume.disk.remove_dir(&*fd, &stored.name);
+            Ok(self.volume.disk.remove_dir(&*fd, &stored.name)?)
+        });
+        if removed.is_ok() {
+            self.remove_sidecar(parent, stored);
         }
-        self.remove_sidecar(parent, stored);
     }
 
     /// Removes an entry that could not be finished.
     fn undo(&self, parent: &Inode, stored: &StoredName) {
-        if let Ok(fd) = parent.fd() {
-            let _ = self.volume.disk.unlink(&*fd, &stored.name);
+        let removed = parent.fd().and_then(|fd| Ok(self.volume.disk.unlink(&*fd, &stored.name)?));
+        if removed.is_ok() {
+            self.remove_sidecar(parent, stored);
         }
-        self.remove_sidecar(parent, stored);
     }
 
     /// Gives a new entry the requester's group where this process has to do that itself: an

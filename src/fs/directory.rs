@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags, XattrFlags};
@@ -9,6 +10,8 @@ use rustix::io::Errno;
 
 use super::disk::Disk;
 use super::error::{FsError, FsResult};
+use super::inode::Inode;
+use super::sealed_xattr::proves;
 use super::volume::Volume;
 use crate::chunk::Backing;
 use crate::format::head::{Head, Kind};
@@ -59,10 +62,10 @@ impl Directory {
     ///
     /// # Errors
     /// `EIO` when the record is damaged and cannot be rebuilt.
-    pub(super) fn open(volume: &Volume, fd: impl AsFd) -> FsResult<Self> {
+    pub(super) fn open(volume: &Volume, fd: impl AsFd, parent: Option<&Arc<Inode>>) -> FsResult<Self> {
         match read_record(volume, fd.as_fd()) {
             Ok((id, record)) => Ok(Self { id, names: volume.keys.names(id), record: RwLock::new(record) }),
-            Err(ReadError::Lost(why)) => recover(volume, fd.as_fd(), why),
+            Err(ReadError::Lost(why)) => recover(volume, fd.as_fd(), parent, why),
             Err(ReadError::Io(error)) => Err(error),
         }
     }
@@ -183,25 +186,39 @@ fn build(volume: &Volume, id: Id, record: &Record) -> FsResult<[u8; PAGE_LEN]> {
 }
 
 /// Finds a lost directory's id among what repeats it: the directory's own attribute and the files
-/// that were created in it. Names prove it, for they open under no other id. An empty directory
-/// needs no old id.
-fn recover(volume: &Volume, fd: impl AsFd, why: FormatError) -> FsResult<Directory> {
+/// that were created in it. Names and attributes prove it, for they open under no other id. A
+/// directory with neither needs no old id. What the assignment was is lost: it is the parent's, as
+/// for a new directory.
+fn recover(
+    volume: &Volume,
+    fd: impl AsFd,
+    parent: Option<&Arc<Inode>>,
+    why: FormatError,
+) -> FsResult<Directory> {
     let disk = &volume.disk;
     let names = backing_names(disk, fd.as_fd())?;
     let is_entry =
         |name: &String| !matches!(names::open(&volume.keys.directory, OsStr::new(name)), Entry::Reserved);
-    let found = if names.iter().any(is_entry) {
-        let proves = |id: &Id, name: &String| opens(disk, &volume.keys.names(*id), fd.as_fd(), name);
-        candidates(disk, fd.as_fd(), &names).into_iter().find(|id| names.iter().any(|name| proves(id, name)))
-    } else {
-        Some(Id::random()?)
+    let named = |id: Id| {
+        let key = volume.keys.names(id);
+        names.iter().any(|name| opens(disk, &key, fd.as_fd(), name))
+    };
+    let candidates = candidates(disk, fd.as_fd(), &names);
+    let proven = candidates.into_iter().find(|id| named(*id) || proves(volume, fd.as_fd(), *id));
+    let found = match proven {
+        None if !names.iter().any(is_entry) => Some(Id::random()?),
+        proven => proven,
     };
     let path = sys::path_of(fd.as_fd());
     let Some(id) = found else {
         return Err(FsError::damaged(format!("directory {path}: its record is lost: {why}")));
     };
     tracing::warn!("directory {path}: its record was lost ({why}); rebuilt it");
-    let record = Record { birth: volume.id, sequence: 1, state: DirectoryState::default() };
+    let parent = parent.and_then(|parent| parent.directory(volume).ok());
+    let (birth, state) = parent.map_or((volume.id, DirectoryState::default()), |parent| {
+        (parent.id, parent.record.read().state.clone())
+    });
+    let record = Record { birth, sequence: 1, state };
     if volume.read_only {
         return Ok(Directory { id, names: volume.keys.names(id), record: RwLock::new(record) });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -155,7 +155,8 @@ impl Inode {
         match &*known {
             Some(directory) => Ok(Arc::clone(directory)),
             None => {
-                let directory = Arc::new(Directory::open(volume, &*self.fd()?)?);
+                let parent = self.place.lock().as_ref().map(|place| Arc::clone(&place.parent));
+                let directory = Arc::new(Directory::open(volume, &*self.fd()?, parent.as_ref())?);
                 *known = Some(Arc::clone(&directory));
                 Ok(directory)
             }
@@ -196,8 +197,13 @@ impl Inode {
 pub(super) struct InodeTable {
     root: Arc<Inode>,
     by_ino: RwLock<HashMap<u64, Arc<Inode>>>,
+    /// Most inodes that there were since memory was last given back.
+    peak: AtomicUsize,
     descriptors: Arc<Descriptors>,
 }
+
+/// Inodes below which their memory is not worth giving back.
+const WORTH_GIVING_BACK: usize = 1 << 16;
 
 impl InodeTable {
     /// A table that holds about `descriptors` descriptors at most.
@@ -207,7 +213,7 @@ impl InodeTable {
         let descriptors = Arc::new(Descriptors::new(volume.disk.clone(), descriptors));
         let root = Inode::new(ROOT_INO, fd, &stat, None, &descriptors)?;
         root.set_directory(Directory::root(volume));
-        Ok(Self { root, by_ino: RwLock::default(), descriptors })
+        Ok(Self { root, by_ino: RwLock::default(), peak: AtomicUsize::new(0), descriptors })
     }
 
     pub(super) fn find(&self, ino: u64) -> FsResult<Arc<Inode>> {
@@ -268,6 +274,19 @@ impl InodeTable {
             // Outside the lock: it may be the last to hold a long chain of parents.
             drop(gone);
         }
+    }
+
+    /// Gives memory back to the system after the kernel has forgotten most of the inodes that it knew
+    /// once, as at the end of a walk through a large tree. To be called now and then.
+    pub(super) fn give_memory_back(&self) {
+        let len = self.by_ino.read().len();
+        let peak = self.peak.fetch_max(len, Ordering::Relaxed);
+        if peak < WORTH_GIVING_BACK || len > peak / 4 {
+            return;
+        }
+        self.by_ino.write().shrink_to_fit();
+        self.peak.store(len, Ordering::Relaxed);
+        sys::give_memory_back();
     }
 
     /// Every inode known now, the root excepted.

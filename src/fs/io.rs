@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::attr::drop_privileges;
 use super::directory::Directory;
 use super::inode::Inode;
 use super::keys::Access;
 use super::open_file::{Handle, OpenFile};
+use super::privileges::{drop_privileges, drop_set_ids};
 use super::{FileKind, Fs, FsError, FsResult, Requester};
 
 /// Unsynced directory records beyond which one flush of the whole filesystem is cheaper.
@@ -73,8 +73,8 @@ impl Fs {
         read.map_err(|error| self.name_damage(&handle.inode, error))
     }
 
-    /// Writes all of `data`. `from_cache` says that the kernel writes back pages, `drop_suid` that
-    /// the writer's privileges do not let him keep the file's set-ID bits.
+    /// Writes all of `data`. `from_cache` says that the kernel writes back pages; `drop_suid` names a
+    /// writer whose privileges do not let him keep the file's set-ID bits.
     ///
     /// # Errors
     /// As write(2); `EIO` for a damaged chunk that is overwritten in part.
@@ -84,7 +84,7 @@ impl Fs {
         offset: u64,
         data: &[u8],
         from_cache: bool,
-        drop_suid: bool,
+        drop_suid: Option<Requester>,
     ) -> FsResult<()> {
         let handle = self.handle(fh)?;
         let access = if from_cache { Access::WriteBack } else { Access::Program };
@@ -97,7 +97,7 @@ impl Fs {
             file.write(&keys, offset, data, |newest| self.next_epoch(newest))
         })();
         written.map_err(|error| self.name_damage(&handle.inode, error))?;
-        if drop_suid { drop_privileges(&self.volume.disk, &handle.inode) } else { Ok(()) }
+        drop_suid.map_or(Ok(()), |by| drop_set_ids(&self.volume.disk, by, &handle.inode))
     }
 
     /// Makes a file's data durable, and all of its metadata unless `data_only`; and with it the
@@ -160,7 +160,7 @@ impl Fs {
             Allocate::ReserveKeepSize => file.reserve(offset, len)?,
         }
         drop(keys);
-        if by.uid == 0 { Ok(()) } else { drop_privileges(&self.volume.disk, &handle.inode) }
+        if by.uid == 0 { Ok(()) } else { drop_privileges(&self.volume.disk, by, &handle.inode) }
     }
 
     /// Finds data or a hole.

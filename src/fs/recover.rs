@@ -122,6 +122,7 @@ impl Fs {
         }
         tracing::warn!("{}: its header was never durable; it is empty now", inode.path());
         file.set_len(0)?;
+        self.remove_sealed_attributes(inode)?;
         let mut opening = inode.opening();
         if opening.file.is_some() {
             return Err(FsError::new(libc::EBUSY));

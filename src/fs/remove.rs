@@ -102,7 +102,8 @@ impl Fs {
             self.volume.disk.rename((&*from.fd()?, &source.name), (&*to.fd()?, &target.name), flags);
         if let Err(error) = renamed {
             self.refill_directory(emptied);
-            if self.exists(&to, &target).is_err() {
+            // Only of what is certainly not there.
+            if self.exists(&to, &target).is_err_and(|e| e.errno() == libc::ENOENT) {
                 self.remove_sidecar(&to, &target);
             }
             return Err(error.into());
@@ -156,7 +157,7 @@ impl Fs {
         &self,
         from: &Inode,
         source: &StoredName,
-        to: &Inode,
+        to: &Arc<Inode>,
         target: &StoredName,
     ) -> FsResult<Option<Emptied>> {
         let kind = |parent: &Inode, stored: &StoredName| {
@@ -171,7 +172,7 @@ impl Fs {
     }
 
     /// Removes what kmsfs itself keeps in a directory, if there is nothing else.
-    fn empty_directory(&self, parent: &Inode, stored: &StoredName) -> FsResult<Emptied> {
+    fn empty_directory(&self, parent: &Arc<Inode>, stored: &StoredName) -> FsResult<Emptied> {
         let disk = &self.volume.disk;
         let fd = disk.open(&*parent.fd()?, &stored.name, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let names = backing_names(disk, &fd)?;
@@ -184,7 +185,7 @@ impl Fs {
         if !names.iter().all(|name| is_own(OsStr::new(name))) {
             return Err(FsError::new(libc::ENOTEMPTY));
         }
-        let directory = Directory::open(&self.volume, &fd)?;
+        let directory = Directory::open(&self.volume, &fd, Some(parent))?;
         for name in names.iter().filter(|name| *name != DIRECTORY_NAME) {
             disk.unlink(&fd, name)?;
         }

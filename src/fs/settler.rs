@@ -116,6 +116,7 @@ impl Fs {
             }
             drop(stopped);
             self.settle_batch(self.settler.take(true));
+            self.inodes.give_memory_back();
         }
     }
 
@@ -123,6 +124,11 @@ impl Fs {
     pub fn stop_settler(&self) {
         *self.settler.stopped.lock() = true;
         self.settler.wake.notify_all();
+    }
+
+    /// Settles what was closed, without letting it rest.
+    pub fn settle_closed(&self) {
+        self.settle_batch(self.settler.take(false));
     }
 
     /// Settles everything that can be. Files under a key that is cut stay unsettled.

@@ -1,32 +1,25 @@
 //! Extended attributes.
 //!
-//! A user attribute is stored in one backing attribute, named by a keyed hash, whose value holds
-//! the sealed name (under the volume's key, so that names can be listed without the file's key)
-//! and the sealed value (under the file's key). Attributes that the kernel interprets are stored
-//! as they are. Two names are the filesystem's own: `user.kmsfs.key`, a directory's assigned
+//! User attributes are sealed, a file's values under its own key. Attributes that the kernel
+//! interprets are stored as they are. Two names are the filesystem's own: `user.kmsfs.key`, a directory's assigned
 //! master key, and `user.kmsfs.info`, a description of a file that is never listed.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use data_encoding::BASE64URL_NOPAD;
 use rustix::fs::XattrFlags;
 use serde::Serialize;
 
-use super::attr::drop_foreign_set_gid;
 use super::inode::Inode;
 use super::keep::CAPABILITY;
 use super::keys::Access;
+use super::privileges::drop_foreign_set_gid;
+use super::sealed_xattr::{self, is_sealed};
 use super::{FileKind, Fs, FsError, FsResult, Requester};
-use crate::codec::Reader;
-use crate::crypto::kdf::Kdf;
-use crate::crypto::wrap::{open_into, seal_into};
-use crate::crypto::{NONCE_LEN, TAG_LEN};
 use crate::format::head::Kind;
 use crate::format::page::Page;
-use crate::format::schedule::VolumeKeys;
-use crate::format::{Id, PAGE_LEN, SEALED_XATTR_PREFIX};
+use crate::format::{Id, PAGE_LEN};
 use crate::secret::Key;
 
 /// A directory's assigned master key; readable and settable.
@@ -40,10 +33,8 @@ const OWN_PREFIX: &[u8] = b"user.kmsfs.";
 const USER_PREFIX: &[u8] = b"user.";
 /// Attributes that only privileged processes see.
 const TRUSTED_PREFIX: &[u8] = b"trusted.";
-const SEAL_OVERHEAD: usize = NONCE_LEN + TAG_LEN;
 /// Largest value in bytes, as the kernel has it (`XATTR_SIZE_MAX`).
 const MAX_VALUE_LEN: usize = 65_536;
-const LABEL: &[u8] = b"kmsfs v1 xattr";
 
 /// What [`INFO_XATTR`] shows.
 #[derive(Debug, Serialize)]
@@ -82,8 +73,8 @@ impl Fs {
             }
             n if n == INFO_XATTR.as_bytes() => self.info(&inode),
             n if n.starts_with(USER_PREFIX) => {
-                let stored = self.read_backing(&inode, self.backing_name(n).as_bytes())?;
-                self.with_value_key(&inode, |key, object| open_value(key, object, n, &stored))
+                let stored = self.read_backing(&inode, &sealed_xattr::backing_name(&self.volume, n))?;
+                self.with_value_key(&inode, |key, object| sealed_xattr::open_value(key, object, n, &stored))
             }
             n => self.read_backing(&inode, n),
         }
@@ -107,9 +98,10 @@ impl Fs {
                 if value.len() > MAX_VALUE_LEN {
                     return Err(FsError::new(libc::E2BIG));
                 }
-                let sealed =
-                    self.with_value_key(&inode, |key, object| self.seal_attribute(key, object, n, value))?;
-                Ok(disk.set_xattr(&*fd, self.backing_name(n).as_bytes(), &sealed, flags)?)
+                let sealed = self.with_value_key(&inode, |key, object| {
+                    sealed_xattr::seal(&self.volume, key, object, n, value)
+                })?;
+                Ok(disk.set_xattr(&*fd, &sealed_xattr::backing_name(&self.volume, n), &sealed, flags)?)
             }
             n => {
                 disk.set_xattr(&*fd, n, value, flags)?;
@@ -135,10 +127,9 @@ impl Fs {
         for stored in
             self.volume.disk.list_xattrs(&*inode.fd()?)?.split(|&b| b == 0).filter(|name| !name.is_empty())
         {
-            if stored.starts_with(SEALED_XATTR_PREFIX.as_bytes()) {
+            if is_sealed(stored) {
                 let value = self.read_backing(&inode, stored)?;
-                let name = self.open_attribute_name(&value);
-                match name.filter(|name| self.backing_name(name).as_bytes() == stored) {
+                match sealed_xattr::open_name(&self.volume, stored, &value) {
                     Some(name) => add(&name),
                     None => tracing::warn!("{}: a damaged attribute is left out", inode.path()),
                 }
@@ -162,9 +153,19 @@ impl Fs {
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, b""),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
-            n if n.starts_with(USER_PREFIX) => Ok(disk.remove_xattr(&*fd, self.backing_name(n).as_bytes())?),
+            n if n.starts_with(USER_PREFIX) => {
+                Ok(disk.remove_xattr(&*fd, &sealed_xattr::backing_name(&self.volume, n))?)
+            }
             n => Ok(disk.remove_xattr(&*fd, n)?),
         }
+    }
+
+    /// Removes the attributes that were sealed under a key that is lost.
+    pub(super) fn remove_sealed_attributes(&self, inode: &Inode) -> FsResult<()> {
+        let (disk, fd) = (&self.volume.disk, inode.fd()?);
+        let names = disk.list_xattrs(&*fd)?;
+        let sealed = names.split(|&b| b == 0).filter(|name| is_sealed(name));
+        Ok(sealed.into_iter().try_for_each(|name| disk.remove_xattr(&*fd, name))?)
     }
 
     fn assigned_key(&self, inode: &Inode) -> FsResult<String> {
@@ -246,11 +247,6 @@ impl Fs {
         Ok(self.volume.disk.get_xattr(&*inode.fd()?, name)?)
     }
 
-    /// The backing attribute of a user attribute.
-    fn backing_name(&self, name: &[u8]) -> std::ffi::OsString {
-        backing_name(&self.volume.keys, name)
-    }
-
     /// Runs `f` with the key that seals values, a file's own or else the volume's, and the id of the
     /// file or directory.
     fn with_value_key<R>(&self, inode: &Arc<Inode>, f: impl FnOnce(&Key, Id) -> FsResult<R>) -> FsResult<R> {
@@ -263,65 +259,4 @@ impl Fs {
         self.close_file(inode, false);
         result
     }
-
-    /// Sealed name behind its length, then the sealed value.
-    fn seal_attribute(&self, key: &Key, object: Id, name: &[u8], value: &[u8]) -> FsResult<Vec<u8>> {
-        let name_len = name.len() + SEAL_OVERHEAD;
-        let mut out = vec![0; 2 + name_len + value.len() + SEAL_OVERHEAD];
-        let (len, rest) = out.split_at_mut(2);
-        let (sealed_name, sealed_value) = rest.split_at_mut(name_len);
-        len.copy_from_slice(&(name_len as u16).to_le_bytes());
-        seal_into(&self.volume.keys.xattr_names, LABEL, name, sealed_name)?;
-        seal_into(key, &value_aad(object, name), value, sealed_value)?;
-        Ok(out)
-    }
-
-    fn open_attribute_name(&self, stored: &[u8]) -> Option<Vec<u8>> {
-        open_name(&self.volume.keys, stored)
-    }
-}
-
-/// Opens a sealed attribute: the contents `stored` of the backing attribute `backing`, its value
-/// under `key` for the file or directory `object`. Answers its name.
-///
-/// # Errors
-/// `EIO`, if the name or the value does not open, or belongs to another attribute.
-pub fn open_attribute(
-    keys: &VolumeKeys,
-    backing: &[u8],
-    stored: &[u8],
-    key: &Key,
-    object: Id,
-) -> FsResult<Vec<u8>> {
-    let name = open_name(keys, stored).filter(|name| backing_name(keys, name).as_bytes() == backing);
-    let name = name.ok_or_else(|| FsError::damaged("a damaged extended attribute"))?;
-    open_value(key, object, &name, stored)?;
-    Ok(name)
-}
-
-fn backing_name(keys: &VolumeKeys, name: &[u8]) -> std::ffi::OsString {
-    let hash = Kdf::new(&keys.xattr_names, b"").commitment(&[b"name", name]);
-    format!("{SEALED_XATTR_PREFIX}{}", BASE64URL_NOPAD.encode(&hash[..16])).into()
-}
-
-fn open_name(keys: &VolumeKeys, stored: &[u8]) -> Option<Vec<u8>> {
-    let sealed = Reader::new(stored).string16().ok()?;
-    let mut name = vec![0; sealed.len().checked_sub(SEAL_OVERHEAD)?];
-    open_into(&keys.xattr_names, LABEL, sealed, &mut name).ok()?;
-    Some(name)
-}
-
-fn open_value(key: &Key, object: Id, name: &[u8], stored: &[u8]) -> FsResult<Vec<u8>> {
-    let damaged = || FsError::damaged("a damaged extended attribute");
-    let mut r = Reader::new(stored);
-    r.string16().map_err(|_| damaged())?;
-    let len = r.rest().len().checked_sub(SEAL_OVERHEAD).ok_or_else(damaged)?;
-    let mut value = vec![0; len];
-    open_into(key, &value_aad(object, name), r.rest(), &mut value).map_err(|_| damaged())?;
-    Ok(value)
-}
-
-/// Binds a value to its name and to the file or directory.
-fn value_aad(object: Id, name: &[u8]) -> Vec<u8> {
-    [LABEL, b" value ", &object.0, name].concat()
 }

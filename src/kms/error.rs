@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -110,6 +111,27 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// What lies behind a failure that AWS has no name for: it decides what a person does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// The key store's disk is full.
+    NoSpace,
+    /// The key store cannot be written.
+    ReadOnly,
+    /// The process that has the key store open may not do this to its files.
+    Permission,
+    /// The key store is damaged.
+    Damaged,
+    /// The backup that is to be kept could not be written.
+    NotBackedUp,
+    /// A backup is damaged, of another version, or lacks something.
+    BadBackup,
+    /// The secret opens no unlock slot.
+    WrongSecret,
+    /// Another failure of the store, which its message explains.
+    Store,
+}
+
 /// A refused or failed operation. Holds names and states, never key material or plaintext.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{kind}: {message}")]
@@ -117,12 +139,13 @@ pub struct KmsError {
     kind: ErrorKind,
     message: String,
     state: Option<KeyState>,
+    reason: Option<Reason>,
 }
 
 impl KmsError {
     /// An error of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), state: None }
+        Self { kind, message: message.into(), state: None, reason: None }
     }
 
     /// A parameter is missing, malformed or out of bounds.
@@ -135,6 +158,18 @@ impl KmsError {
     pub fn in_state(mut self, state: KeyState) -> Self {
         self.state = Some(state);
         self
+    }
+
+    /// This error, naming what lies behind it.
+    #[must_use]
+    pub fn because(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// What lies behind it. Its message then says what to do next.
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
     }
 
     /// What kind of error this is.
@@ -191,6 +226,9 @@ impl KmsError {
         if let Some(state) = self.state {
             body["KeyState"] = json!(state);
         }
+        if let Some(reason) = self.reason {
+            body["Reason"] = json!(reason);
+        }
         body
     }
 
@@ -203,9 +241,10 @@ impl KmsError {
         let name = name.rsplit('#').next().unwrap_or(name);
         let message = text("message").or_else(|| text("Message")).unwrap_or("no message");
         let state = body.get("KeyState").and_then(|state| serde_json::from_value(state.clone()).ok());
+        let reason = body.get("Reason").and_then(|reason| serde_json::from_value(reason.clone()).ok());
         match ErrorKind::from_name(name) {
-            Some(kind) => Self { kind, message: message.to_owned(), state },
-            None => Self { kind: ErrorKind::Internal, message: format!("{name}: {message}"), state },
+            Some(kind) => Self { kind, message: message.to_owned(), state, reason },
+            None => Self { kind: ErrorKind::Internal, message: format!("{name}: {message}"), state, reason },
         }
     }
 }
@@ -223,9 +262,10 @@ mod tests {
     #[test]
     fn errors_survive_the_wire() {
         for kind in ErrorKind::ALL {
-            for error in
-                [KmsError::new(kind, "m"), KmsError::new(kind, "m").in_state(KeyState::PendingDeletion)]
-            {
+            for error in [
+                KmsError::new(kind, "m").because(Reason::NoSpace),
+                KmsError::new(kind, "m").in_state(KeyState::PendingDeletion),
+            ] {
                 assert_eq!(KmsError::from_wire(&error.to_wire()), error);
             }
         }

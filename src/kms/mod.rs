@@ -17,16 +17,20 @@ mod service;
 pub mod socket;
 mod state;
 mod store;
+pub mod store_api;
 mod watch;
 pub mod wire;
 
 pub use api::KeyMetadata;
 pub use blob::{Blob, BlobHead, DATA_KEY_BLOB_LEN, MAX_BLOB, NotABlob, OVERHEAD};
 pub use context::EncryptionContext;
-pub use error::{ErrorKind, KmsError};
+pub use error::{ErrorKind, KmsError, Reason};
 pub use id::{AliasName, Arn, KeyId, KeyRef, MAX_ALIAS, NotAKeyId, Realm, Resource, StoreId};
 pub use schedule::Costs;
 pub use service::{Caller, DataKey, Service, UnwrappedDataKey};
 pub use state::{KeyManager, KeyState, Operation};
-pub use store::{MIN_KEY_FILE, SlotInfo, SlotKind, StoreError, StoreOptions, UnlockSecret, store_exists};
+pub use store::{
+    Disk, MIN_KEY_FILE, NotARecoveryKey, Restored, SlotInfo, SlotKind, StoreError, StoreOptions, SystemDisk,
+    UnlockSecret, new_recovery_key, parse_recovery_key, restore, store_exists,
+};
 pub use watch::{CutReport, KeyWatcher, MountStatus, Unwritten, WatchGuard};

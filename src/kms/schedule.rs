@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! passphrase ──Argon2id(slot's salt and costs)──┐
-//! key file ──HKDF(slot's salt, "key file")──────┴─> slot key ──opens──> root key
+//! key file, recovery key ──HKDF(slot's salt)────┴─> slot key ──opens──> root key
 //! root key ──HKDF(store id, "index")────> index key:    hides the names of records
 //!          ──HKDF(store id, "records")──> record key:   seals keys' states, aliases, ...
 //!          ──HKDF(store id, "material")─> material key: seals master key versions
+//!          ──HKDF(store id, "backup")───> backup key:   seals backups as a whole
 //! master key version ──HKDF(key id, "fingerprint")──> its public fingerprint
 //! master key version ──seals──> blobs
 //! ```
@@ -24,10 +25,14 @@ pub(super) const RECORD_LABEL: &[u8] = b"kmsfs kms record v1\0";
 /// Opens the associated data of every sealed root key.
 pub(super) const SLOT_LABEL: &[u8] = b"kmsfs kms slot v1\0";
 
+/// Opens the associated data of a backup's seal.
+pub(super) const BACKUP_LABEL: &[u8] = b"kmsfs kms backup seal v1\0";
+
 const KEY_FILE: &[u8] = b"kmsfs kms key file v1";
 const INDEX: &[u8] = b"kmsfs kms index v1";
 const RECORDS: &[u8] = b"kmsfs kms records v1";
 const MATERIAL: &[u8] = b"kmsfs kms material v1";
+const BACKUP: &[u8] = b"kmsfs kms backup v1";
 const NAME: &[u8] = b"kmsfs kms name v1\0";
 const FINGERPRINT: &[u8] = b"kmsfs kms fingerprint v1";
 
@@ -41,6 +46,7 @@ pub(super) struct StoreKeys {
     pub(super) root: Key,
     pub(super) records: Key,
     pub(super) material: Key,
+    pub(super) backup: Key,
     index: Key,
 }
 
@@ -48,7 +54,7 @@ impl StoreKeys {
     pub(super) fn derive(root: Key, store: &StoreId) -> Self {
         let kdf = Kdf::new(&root, store.as_bytes());
         let (records, material, index) = (kdf.key(&[RECORDS]), kdf.key(&[MATERIAL]), kdf.key(&[INDEX]));
-        Self { root, records, material, index }
+        Self { root, records, material, backup: kdf.key(&[BACKUP]), index }
     }
 
     /// The place of the record `name` in its table: the same name finds it again, and nobody
@@ -71,7 +77,7 @@ pub(super) fn from_passphrase(passphrase: &[u8], salt: &[u8; SALT_LEN], costs: C
     key.ok()
 }
 
-/// The slot key of a key file's contents.
+/// The slot key of a key file's contents, or of a recovery key.
 pub(super) fn from_key_file(contents: &[u8], salt: &[u8; SALT_LEN]) -> Key {
     Kdf::from_bytes(contents, salt).key(&[KEY_FILE])
 }

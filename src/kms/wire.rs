@@ -28,6 +28,8 @@ pub const MAX_FRAME: usize = 1 << 20;
 pub const TRENT: &str = "TrentService.";
 /// Target that answers the state of the service and its mounts.
 pub const STATUS: &str = "Kmsfs.Status";
+/// Prefix of the targets of the store's own operations.
+pub const KMSFS: &str = "Kmsfs.";
 /// Target that turns its connection into a mount's event channel.
 pub const ATTACH_MOUNT: &str = "Kmsfs.AttachMount";
 
@@ -112,6 +114,9 @@ pub fn dispatch(service: &Service, caller: &Caller, target: &str, body: &Value) 
     if target == ATTACH_MOUNT {
         return Err(KmsError::validation("a mount attaches on a Unix socket connection of its own"));
     }
+    if let Some(operation) = target.strip_prefix(KMSFS) {
+        return look_after(service, caller, operation, body);
+    }
     let operation = target.strip_prefix(TRENT).ok_or_else(|| unknown(target))?;
     let key = |metadata| KeyResponse { key_metadata: metadata };
     match operation {
@@ -140,10 +145,27 @@ pub fn dispatch(service: &Service, caller: &Caller, target: &str, body: &Value) 
     }
 }
 
-/// Overwrites the plaintext in a request or answer that has been dealt with.
+/// Carries out an operation on the store itself.
+fn look_after(service: &Service, caller: &Caller, operation: &str, body: &Value) -> Result<Value, KmsError> {
+    match operation {
+        "StoreInfo" => answer(&service.store_info()?),
+        "CheckStore" => call(body, |request| service.check_store(&request)),
+        "BackUpStore" => call(body, |request| service.back_up(caller, &request)),
+        "KeepBackup" => call(body, |request| service.keep_backup(caller, &request)),
+        "AddUnlockSlot" => call(body, |request| service.add_unlock_slot(caller, &request)),
+        "RemoveUnlockSlot" => call(body, |request| service.remove_unlock_slot(caller, &request)),
+        _ => Err(unknown(operation)),
+    }
+}
+
+/// Overwrites the plaintexts in a request or answer that has been dealt with.
 pub fn wipe(body: &mut Value) {
-    if let Some(Value::String(text)) = body.get_mut("Plaintext") {
-        text.zeroize();
+    let Value::Object(members) = body else { return };
+    for (name, value) in members {
+        match value {
+            Value::String(text) if name == "Plaintext" => text.zeroize(),
+            nested => wipe(nested),
+        }
     }
 }
 

@@ -229,7 +229,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -240,7 +240,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let drop_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let drop_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| requester(req));
         match run(|| self.fs.write(fh.0, offset, data, from_cache, drop_suid)) {
             Ok(()) => reply.written(data.len() as u32),
             Err(errno) => reply.error(errno),

@@ -25,7 +25,7 @@ use ending::Ending;
 
 pub use ending::{Ended, Stopper, Stops};
 pub use options::{MountOptions, OptionError};
-pub use table::{MountEntry, find_mount, is_awaited, is_mounted_for, mounts, unmount};
+pub use table::{MountEntry, elsewhere, find_mount, is_awaited, is_mounted_for, mounts, unmount};
 
 /// Filesystem subtype: mounts are of type `fuse.kmsfs`.
 pub const SUBTYPE: &str = "kmsfs";

@@ -72,6 +72,22 @@ pub fn is_awaited(mountpoint: &Path) -> bool {
     last.is_some_and(kind)
 }
 
+/// A process that has the filesystem with a device number mounted, in a mount namespace of its own
+/// perhaps, and where it does; as far as this process may look.
+pub fn elsewhere(device: u64) -> Option<(u32, PathBuf)> {
+    let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let processes = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    numbers.into_iter().find_map(|process| {
+        let table = std::fs::read(format!("/proc/{process}/mountinfo")).ok()?;
+        let place = table.split(|&b| b == b'\n').find_map(|line| {
+            let mut fields = line.split(|&b| b == b' ').skip(2);
+            (fields.next()? == device.as_bytes()).then(|| fields.nth(1)).flatten().map(unescape)
+        });
+        place.map(|place| (process, place))
+    })
+}
+
 /// Where the filesystem with a device number is mounted now, the latest first. A place where
 /// something else is mounted over it is left out, as unmounting would hit that.
 pub(super) fn places(device: u64) -> io::Result<Vec<PathBuf>> {

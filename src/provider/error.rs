@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::kms::{ErrorKind, KeyState, KmsError};
+use crate::kms::{ErrorKind, KeyState, KmsError, Reason};
 
 /// A refused or failed call to a provider: what a file system needs to tell apart, with the
 /// provider's words.
@@ -29,13 +29,37 @@ pub enum ProviderError {
     /// The wrapped key or its context is not authentic.
     #[error("{0}")]
     InvalidCiphertext(String),
-    /// Anything else.
+    /// Anything else, such as a key store that cannot be written.
     #[error("{0}")]
-    Other(String),
+    Other(Failure),
+}
+
+/// A failure that a file system need not tell from others.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Failure {
+    message: String,
+    reason: Option<Reason>,
+}
+
+impl Failure {
+    /// What lies behind it, if the key store itself failed.
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self { message, reason: None }
+    }
 }
 
 impl From<KmsError> for ProviderError {
     fn from(error: KmsError) -> Self {
+        if let Some(reason) = error.reason() {
+            return Self::Other(Failure { message: error.message().to_owned(), reason: Some(reason) });
+        }
         let message = format!("{error}; {}", error.hint());
         match (error.kind(), error.key_state()) {
             (ErrorKind::Disabled, _) => Self::Disabled(message),
@@ -46,7 +70,7 @@ impl From<KmsError> for ProviderError {
             (ErrorKind::AccessDenied, _) => Self::AccessDenied(message),
             (ErrorKind::DependencyTimeout | ErrorKind::KeyUnavailable, _) => Self::Unavailable(message),
             (ErrorKind::InvalidCiphertext, _) => Self::InvalidCiphertext(message),
-            _ => Self::Other(message),
+            _ => Self::Other(message.into()),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::kms::{DataKey, EncryptionContext, KeyMetadata, KeyWatcher, UnwrappedD
 pub use cache::{CacheSettings, CachedDataKey, KeyCache};
 pub use client::{CALL_TIMEOUT, SocketClient};
 pub use embedded::Embedded;
-pub use error::ProviderError;
+pub use error::{Failure, ProviderError};
 
 /// A source of data keys. May be used from any thread; no call hangs: one that cannot be answered
 /// in time fails with [`ProviderError::Unavailable`].

@@ -32,6 +32,15 @@ pub fn path_of(fd: impl AsFd) -> String {
     }
 }
 
+/// Has the allocator return memory that nothing uses to the system, where it can be told to.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The groups of a process, its effective one first, from `/proc`; `None` if it is gone.
 pub fn groups_of(pid: u32) -> Option<Vec<u32>> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -2,11 +2,17 @@
 //! `kmsfs` binary to try on them. Dropping it unmounts everything that is mounted in it.
 #![allow(dead_code, clippy::unwrap_used, reason = "every test binary includes it and uses a part")]
 
+pub(crate) mod child;
+pub(crate) mod pair;
+pub(crate) mod sys;
+pub(crate) mod user;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::mount::UnmountFlags;
@@ -162,13 +168,14 @@ impl World {
 
     /// Ends the process that serves `mountpoint` without warning, and takes the mount away.
     pub(crate) fn kill(&self, mountpoint: &Path) {
-        let status = self.json(&["status"]);
-        let mounts = status["Service"]["Mounts"].as_array().unwrap();
-        let mount = mounts.iter().find(|m| m["Mountpoint"] == mountpoint.to_str().unwrap()).unwrap();
-        let pid = mount["Pid"].as_i64().unwrap();
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        self.kill_process(mountpoint);
         rustix::mount::unmount(mountpoint, UnmountFlags::DETACH).unwrap();
+    }
+
+    /// Ends the process that serves `mountpoint` without warning; the mount stays behind.
+    pub(crate) fn kill_process(&self, mountpoint: &Path) {
+        let pid = self.process(mountpoint);
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         // The last thread to go closes the files; the first one stays behind as a zombie.
         let threads = format!("/proc/{}/task", pid.as_raw_nonzero());
         let last = format!("/proc/{}/stat", pid.as_raw_nonzero());
@@ -179,7 +186,16 @@ impl World {
         wait_until("the killed process lets go of its files", gone);
     }
 
-    /// Processes of mounts in this world.
+    /// The process that serves `mountpoint`.
+    pub(crate) fn process(&self, mountpoint: &Path) -> rustix::process::Pid {
+        let status = self.json(&["status"]);
+        let mounts = status["Service"]["Mounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|m| m["Mountpoint"] == mountpoint.to_str().unwrap()).unwrap();
+        let pid = mount["Pid"].as_i64().unwrap();
+        rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
+    }
+
+    /// Processes of mounts in this world; among them may be one that just mounted and ends.
     pub(crate) fn daemons(&self) -> Vec<u32> {
         let program = env!("CARGO_BIN_EXE_kmsfs").as_bytes();
         let root = self.dir.path().as_os_str().as_encoded_bytes();
@@ -225,11 +241,26 @@ impl Drop for World {
     }
 }
 
+/// Raises a flag when it is dropped, so that a thread that waits for the flag ends also when the
+/// test fails.
+pub(crate) struct RaiseOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for RaiseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Runs a command with no input to its end.
 #[track_caller]
 pub(crate) fn run(command: Command) -> Ran {
-    let output =
-        assert_cmd::Command::from_std(command).timeout(COMMAND_TIMEOUT).write_stdin("").output().unwrap();
+    run_within(COMMAND_TIMEOUT, command)
+}
+
+/// Runs a command with no input to its end, or for so long, after which it counts as hung.
+#[track_caller]
+pub(crate) fn run_within(time: Duration, command: Command) -> Ran {
+    let output = assert_cmd::Command::from_std(command).timeout(time).write_stdin("").output().unwrap();
     Ran {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -296,6 +327,16 @@ pub(crate) fn is_root(test: &str) -> bool {
         skipped(test, "mount(2) is not allowed here");
     }
     tried
+}
+
+/// Whether a program is installed; says that it is not, for `test`.
+pub(crate) fn has_program(test: &str, name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    if !found {
+        skipped(test, &format!("{name} is not installed"));
+    }
+    found
 }
 
 /// Runs mount(8).

@@ -219,7 +219,7 @@ pub(crate) fn write(fs: &Fs, path: &str, chunks: &[u64]) {
         None => fs.create(me(), lookup(fs, parent).unwrap(), OsStr::new(name), mode(0o644)).unwrap().1,
     };
     for &chunk in chunks {
-        fs.write(fh, chunk * PAYLOAD + 100, &contents(path, chunk), false, false).unwrap();
+        fs.write(fh, chunk * PAYLOAD + 100, &contents(path, chunk), false, None).unwrap();
     }
     fs.release(fh);
 }

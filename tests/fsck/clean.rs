@@ -92,7 +92,7 @@ fn apply(fs: &kmsfs::fs::Fs, op: &Op) {
             }
         }
         Op::Write { at, offset, len } => with_file(at, &|fh| {
-            fs.write(fh, offset, &vec![7; len], false, false).unwrap();
+            fs.write(fh, offset, &vec![7; len], false, None).unwrap();
         }),
         Op::Truncate { at, size } => {
             let set = SetAttr { size: Some(size), ..SetAttr::default() };

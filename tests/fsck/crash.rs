@@ -32,7 +32,7 @@ fn interrupt(bench: &Bench) {
     write(&fs, "small", &[1, 2]);
     write(&fs, "mapped", &[128, 2000]);
     let (_, fh) = fs.create(me(), ROOT_INO, OsStr::new("fresh"), mode(0o600)).unwrap();
-    fs.write(fh, 100, b"12345678", false, false).unwrap();
+    fs.write(fh, 100, b"12345678", false, None).unwrap();
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{World, wait_until};
+use crate::namespace;
 
 /// How long a mount that nothing uses may take to end.
 const SOON: Duration = Duration::from_secs(5);
@@ -188,4 +189,24 @@ fn a_killed_mount_is_recovered() {
     wait_until("it says that it recovered", || said(&mount.log, "recovery complete"));
     mount.send(Signal::TERM);
     mount.ends_well(SOON);
+}
+
+#[test]
+fn umount_says_who_else_has_the_mount() {
+    let test = "umount_says_who_else_has_the_mount";
+    let Some(world) = namespace::world(test, &[]) else { return };
+    let said = namespace::script(
+        &world,
+        r#"
+kmsfs --key-file key-file init volume
+kmsfs --key-file key-file mount volume volume.mnt
+unshare --mount --propagation private sleep 60 &
+until_true sh -c "[ \"\$(readlink /proc/$!/ns/mnt)\" != \"\$(readlink /proc/self/ns/mnt)\" ]"
+refused 26 "process $! has the same mount" kmsfs umount volume.mnt
+kill $!
+until_true kmsfs --key-file key-file mount volume volume.mnt
+kmsfs umount volume.mnt
+"#,
+    );
+    said.ok();
 }

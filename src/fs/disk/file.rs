@@ -39,7 +39,7 @@ impl Disk {
     /// # Errors
     /// As fsync(2).
     pub fn sync(&self, file: impl AsFd) -> Result<()> {
-        self.call(Call::Sync { file: file.as_fd() }, || rustix::fs::fsync(&file))
+        self.call(Call::Sync { file: file.as_fd(), data_only: false }, || rustix::fs::fsync(&file))
     }
 
     /// Makes everything in the filesystem that `file` lies in durable.
@@ -100,7 +100,7 @@ impl Backing for DiskFile {
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
-        let call = Call::Sync { file: self.as_fd() };
+        let call = Call::Sync { file: self.as_fd(), data_only };
         Ok(self.disk.call(call, || {
             if data_only { rustix::fs::fdatasync(&self.fd) } else { rustix::fs::fsync(&self.fd) }
         })?)

@@ -49,7 +49,7 @@ pub enum Call<'a> {
     SetXattr { file: BorrowedFd<'a>, name: &'a [u8], value: &'a [u8] },
     RemoveXattr { file: BorrowedFd<'a>, name: &'a [u8] },
 
-    Sync { file: BorrowedFd<'a> },
+    Sync { file: BorrowedFd<'a>, data_only: bool },
     SyncAll { file: BorrowedFd<'a> },
 }
 

@@ -5,6 +5,7 @@ mod book;
 mod crypt;
 mod keys;
 mod transition;
+mod upkeep;
 
 #[cfg(test)]
 mod tests;
@@ -19,11 +20,10 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 
 use super::api::StatusResponse;
-use super::error::{ErrorKind, KmsError};
+use super::error::KmsError;
 use super::id::{KeyId, Realm, StoreId};
-use super::schedule::Costs;
 use super::state::{self, KeyManager, Operation};
-use super::store::{SlotInfo, Store, StoreError, StoreOptions, UnlockSecret};
+use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
 use book::{Book, Entry};
@@ -113,7 +113,22 @@ impl Service {
         options: &StoreOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::start(Store::create(dir, secret, options)?, clock)
+        Self::create_on(Arc::new(SystemDisk), dir, secret, options, clock)
+    }
+
+    /// As [`Service::create`], on another disk than the operating system's. The lock is in `dir`
+    /// all the same.
+    ///
+    /// # Errors
+    /// As [`Service::create`].
+    pub fn create_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        secret: &UnlockSecret,
+        options: &StoreOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::start(Store::create(disk, dir, secret, options)?, clock)
     }
 
     /// Opens the key store in `dir` and holds it until the service is dropped. Deletions that
@@ -122,7 +137,21 @@ impl Service {
     /// # Errors
     /// Any [`StoreError`] but [`StoreError::AlreadyExists`].
     pub fn open(dir: &Path, secret: &UnlockSecret, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
-        Self::start(Store::open(dir, secret)?, clock)
+        Self::open_on(Arc::new(SystemDisk), dir, secret, clock)
+    }
+
+    /// As [`Service::open`], on another disk than the operating system's. The lock is in `dir`
+    /// all the same.
+    ///
+    /// # Errors
+    /// As [`Service::open`].
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        secret: &UnlockSecret,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::start(Store::open(disk, dir, secret)?, clock)
     }
 
     /// The store's id.
@@ -138,33 +167,6 @@ impl Service {
     /// The store's directory.
     pub fn dir(&self) -> &Path {
         self.store.dir()
-    }
-
-    /// The unlock slots, by number.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] or [`StoreError::Damaged`].
-    pub fn slots(&self) -> Result<Vec<SlotInfo>, StoreError> {
-        self.store.slots()
-    }
-
-    /// Adds an unlock slot, so that `secret` opens the store too; answers its number.
-    ///
-    /// # Errors
-    /// [`StoreError::Invalid`] when the secret, its cost or the number of slots is out of bounds;
-    /// else as any write to the store.
-    pub fn add_slot(&self, secret: &UnlockSecret, costs: Costs) -> Result<u32, StoreError> {
-        let _writing = self.writes.lock();
-        self.store.add_slot(secret, costs)
-    }
-
-    /// Removes an unlock slot, so that its secret opens the store no more.
-    ///
-    /// # Errors
-    /// [`StoreError::Invalid`] for an unknown slot or the only one; else as any write.
-    pub fn remove_slot(&self, id: u32) -> Result<(), StoreError> {
-        let _writing = self.writes.lock();
-        self.store.remove_slot(id)
     }
 
     /// Registers a mount. From now on it is told of every revocation; keys that it says it holds
@@ -289,12 +291,5 @@ impl Service {
 
     fn entry(&self, id: &KeyId) -> Result<Arc<Entry>, KmsError> {
         self.book.read().by_id(id, self.realm()).cloned()
-    }
-}
-
-/// A store that cannot be written refuses the operation and stays as it was.
-impl From<StoreError> for KmsError {
-    fn from(error: StoreError) -> Self {
-        Self::new(ErrorKind::Internal, format!("the key store could not be written: {error}"))
     }
 }

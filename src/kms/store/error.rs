@@ -1,7 +1,7 @@
 //! Why a key store could not be opened, created or written.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -40,8 +40,61 @@ pub enum StoreError {
     #[error("the key store is damaged ({0}): restore it from a backup")]
     Damaged(String),
     /// The file system is full.
-    #[error("no space left for the key store, nothing was changed: free some, then retry")]
+    #[error("no space left, nothing was changed: free some, then retry")]
     NoSpace,
+    /// The backup that is to be kept with the store could not be written.
+    #[error(
+        "the backup {} could not be written ({}), so nothing was changed: make its place writable, or \
+         choose another with 'kmsfs store backup --auto FILE', or none with '--no-auto'", .path.display(), why(.source)
+    )]
+    NotBackedUp {
+        /// The backup.
+        path: PathBuf,
+        /// Why.
+        source: Box<StoreError>,
+    },
+    /// There is a file already where a backup was to be written.
+    #[error("{} exists already and is not written over: choose another name, or use --force", .0.display())]
+    BackupExists(PathBuf),
+    /// The file is no backup.
+    #[error("{} is not a backup of a key store: check the file's name", .0.display())]
+    NotABackup(PathBuf),
+    /// The backup was made by another release.
+    #[error("{} is a backup of format version {found}, this release knows {known}: use a newer release", .path.display())]
+    BackupVersion {
+        /// The backup.
+        path: PathBuf,
+        /// The version in it.
+        found: u32,
+        /// The version known.
+        known: u32,
+    },
+    /// The backup's contents are not what was written.
+    #[error("the backup {} is damaged ({what}): use another backup", .path.display())]
+    BackupDamaged {
+        /// The backup.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The backup lacks key versions that the store has.
+    #[error("the backup {} lacks {}: make a new one with 'kmsfs store backup'", .path.display(), .missing.join(", "))]
+    BackupBehind {
+        /// The backup.
+        path: PathBuf,
+        /// What is missing.
+        missing: Vec<String>,
+    },
+    /// Restoring would take the place of what is there.
+    #[error("{} holds {what}{}: restore into another directory with --keystore, or replace it and keep it aside with --force", .dir.display(), losing(.lost))]
+    WouldReplace {
+        /// The store's directory.
+        dir: PathBuf,
+        /// What is in it.
+        what: String,
+        /// Key versions that are there and not in the backup; the last may be "5 more".
+        lost: Vec<String>,
+    },
     /// An unlock secret, cost or name is out of bounds.
     #[error("{0}")]
     Invalid(&'static str),
@@ -68,6 +121,18 @@ impl StoreError {
         }
     }
 
+    /// As [`StoreError::io`], naming the file.
+    pub(super) fn io_on(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            kind => {
+                let text = source.to_string();
+                let words = text.split(" (os error").next().unwrap_or_default();
+                Self::Io { what, source: io::Error::new(kind, format!("{}: {words}", path.display())) }
+            }
+        }
+    }
+
     /// For `map_err`: any error of the embedded database.
     pub(super) fn database(error: impl Into<redb::Error>) -> Self {
         match error.into() {
@@ -82,6 +147,23 @@ impl StoreError {
 impl From<getrandom::Error> for StoreError {
     fn from(error: getrandom::Error) -> Self {
         Self::Io { what: "random numbers", source: io::Error::other(error.to_string()) }
+    }
+}
+
+/// What happened, without what to do next: the enclosing message says that.
+fn why(error: &StoreError) -> String {
+    match error {
+        StoreError::Io { source, .. } => source.to_string(),
+        StoreError::NoSpace => "no space left".to_owned(),
+        StoreError::BackupExists(_) => "there is another file".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn losing(lost: &[String]) -> String {
+    match lost {
+        [] => String::new(),
+        lost => format!(", with key versions that the backup lacks ({})", lost.join(", ")),
     }
 }
 

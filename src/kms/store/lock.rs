@@ -1,7 +1,7 @@
 //! One owner per key store: an exclusive lock on a file beside it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -10,10 +10,15 @@ use rustix::io::Errno;
 
 use super::error::StoreError;
 
-/// Held while the store is open; the kernel releases it with the process.
+/// Held while the store is open; the kernel releases it with the process. The process's id stays in
+/// the file of one that could not give it up itself.
 #[derive(Debug)]
 pub(super) struct OwnerLock {
-    _file: File,
+    file: File,
+    /// Whether the owner before died with the store open.
+    pub(super) was_left: bool,
+    /// Whether the next owner may rely on the store's file.
+    pub(super) clean: bool,
 }
 
 impl OwnerLock {
@@ -33,10 +38,23 @@ impl OwnerLock {
             Err(Errno::WOULDBLOCK) => return Err(StoreError::InUse { pid: owner(&mut file) }),
             Err(error) => return Err(StoreError::io(what)(error.into())),
         }
+        let was_left = file.metadata().is_ok_and(|metadata| metadata.len() > 0);
         file.set_len(0)
+            .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(StoreError::io(what))?;
-        Ok(Self { _file: file })
+        Ok(Self { file, was_left, clean: !was_left })
+    }
+}
+
+impl Drop for OwnerLock {
+    fn drop(&mut self) {
+        if self.clean {
+            // If it fails, the next owner makes the file anew, which does no harm.
+            let _ = self.file.set_len(0);
+        }
+        // Closing would not do it while a child that is just being started shares the descriptor.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! kind 1, passphrase: 1 | salt (16) | memory KiB (4) | passes (4) | lanes (4) | sealed root key (60)
 //! kind 2, key file:   2 | salt (16) | sealed root key (60)
+//! kind 3, recovery key: as kind 2
 //! ```
 //!
 //! A slot's sealing authenticates the store's plain header, the slot's number and everything
@@ -21,6 +22,7 @@ pub const MIN_KEY_FILE: usize = 32;
 
 const PASSPHRASE: u8 = 1;
 const KEY_FILE: u8 = 2;
+const RECOVERY_KEY: u8 = 3;
 
 /// What opens a key store.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub enum UnlockSecret {
     Passphrase(Passphrase),
     /// The contents of a file of random bytes, [`MIN_KEY_FILE`] or more.
     KeyFile(Passphrase),
+    /// 32 random bytes that a person wrote down; see [`super::parse_recovery_key`].
+    RecoveryKey(Passphrase),
 }
 
 /// What an unlock slot is opened with.
@@ -38,12 +42,14 @@ pub enum SlotKind {
     Passphrase(Costs),
     /// A key file.
     KeyFile,
+    /// A recovery key on paper.
+    RecoveryKey,
 }
 
 /// An unlock slot, without its secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotInfo {
-    /// Number of the slot; not used again after it is removed until the numbers run out.
+    /// Number of the slot; never used again after it is removed.
     pub id: u32,
     /// What opens it.
     pub kind: SlotKind,
@@ -89,6 +95,7 @@ impl<'a> Slot<'a> {
                 SlotKind::Passphrase(costs)
             }
             KEY_FILE => SlotKind::KeyFile,
+            RECOVERY_KEY => SlotKind::RecoveryKey,
             _ => return Ok(None),
         };
         let prefix = &bytes[..bytes.len() - r.rest().len()];
@@ -111,7 +118,9 @@ pub(super) fn seal(
         UnlockSecret::Passphrase(text) if text.is_empty() => {
             return Err(StoreError::Invalid("the passphrase is empty: choose one"));
         }
-        UnlockSecret::KeyFile(contents) if contents.len() < MIN_KEY_FILE => {
+        UnlockSecret::KeyFile(contents) | UnlockSecret::RecoveryKey(contents)
+            if contents.len() < MIN_KEY_FILE =>
+        {
             return Err(StoreError::Invalid(
                 "the key file has fewer than 32 bytes: use 32 random ones or more",
             ));
@@ -123,6 +132,7 @@ pub(super) fn seal(
         }
         UnlockSecret::Passphrase(_) => (SlotKind::Passphrase(costs), PASSPHRASE),
         UnlockSecret::KeyFile(_) => (SlotKind::KeyFile, KEY_FILE),
+        UnlockSecret::RecoveryKey(_) => (SlotKind::RecoveryKey, RECOVERY_KEY),
     };
     let mut bytes = vec![tag];
     bytes.extend(salt);
@@ -143,7 +153,10 @@ fn slot_key(secret: &UnlockSecret, kind: SlotKind, salt: &[u8; SALT_LEN]) -> Opt
         (UnlockSecret::Passphrase(text), SlotKind::Passphrase(costs)) => {
             schedule::from_passphrase(text, salt, costs)
         }
-        (UnlockSecret::KeyFile(contents), SlotKind::KeyFile) => Some(schedule::from_key_file(contents, salt)),
+        (UnlockSecret::KeyFile(contents), SlotKind::KeyFile)
+        | (UnlockSecret::RecoveryKey(contents), SlotKind::RecoveryKey) => {
+            Some(schedule::from_key_file(contents, salt))
+        }
         _ => None,
     }
 }

@@ -11,7 +11,9 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::kms::Costs;
 use crate::kms::api::*;
+use crate::kms::error::ErrorKind;
 use crate::kms::{EncryptionContext, KeyMetadata};
 use crate::secret::Passphrase;
 

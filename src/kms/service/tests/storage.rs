@@ -1,7 +1,7 @@
 //! The store's file: what survives, what is found out, what does not show.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -49,6 +49,36 @@ fn only_the_secrets_of_the_slots_open_the_store() {
     drop(service);
     assert!(matches!(open(&passphrase("p")), Err(StoreError::WrongSecret)));
     assert!(open(&file()).is_ok());
+}
+
+#[test]
+fn the_number_of_a_removed_slot_is_not_used_again() {
+    let mut world = World::new();
+    let file = || UnlockSecret::KeyFile(Passphrase::new(vec![9; 32]));
+    let first = world.service().add_slot(&file(), cheap().costs).unwrap();
+    world.service().remove_slot(first).unwrap();
+    world.reopen();
+    let second = world.service().add_slot(&file(), cheap().costs).unwrap();
+    assert!(second > first, "{second} after {first}");
+}
+
+#[test]
+fn a_store_whose_owner_died_is_written_anew_by_the_next() {
+    let mut world = World::new();
+    let key = world.key();
+    world.service = None;
+    let file = world.path().join("store.redb");
+    let before = fs::metadata(&file).unwrap().ino();
+    world.reopen();
+    world.service = None;
+    assert_eq!(fs::metadata(&file).unwrap().ino(), before);
+    // What a killed process leaves.
+    fs::write(world.path().join("lock"), "1\n").unwrap();
+    assert!(Service::open(world.path(), &passphrase("wrong"), world.clock.clone()).is_err());
+    assert_eq!(fs::metadata(&file).unwrap().ino(), before);
+    world.reopen();
+    assert_ne!(fs::metadata(&file).unwrap().ino(), before, "not written anew");
+    assert_eq!(world.service().describe_key(&world.caller, &named(&key)).unwrap(), key);
 }
 
 #[test]

@@ -1,0 +1,341 @@
+//! Crashes of the machine under a key store that is in use. Whatever a crash leaves, the store
+//! opens with its secrets; what was acknowledged is there, exactly; what was under way is there
+//! wholly or not at all; every data key that was handed out can be unwrapped, from the store and
+//! from the backup that is kept; no id is used twice; and the store works on.
+//!
+//! `KMSFS_CRASH_SEED` repeats a run, `KMSFS_CRASH_STATES` says how many random states to look at.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
+mod memory_disk;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use kmsfs::clock::{Clock, ManualClock};
+use kmsfs::kms::api::{
+    AliasRequest, CreateKeyRequest, DeleteAliasRequest, KeyRequest, ScheduleKeyDeletionRequest,
+};
+use kmsfs::kms::store_api::{BackUpStoreRequest, CheckStoreRequest, KeepBackupRequest};
+use kmsfs::kms::{
+    Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, Service, StoreError, restore,
+};
+use memory_disk::history::{History, Random, Survives};
+use memory_disk::place::{Place, View, secret, view};
+use memory_disk::{MemoryDisk, Tree};
+
+/// Operations in a workload.
+const OPERATIONS: usize = 60;
+/// Random states unless the environment says otherwise: what fits into the time of a test run.
+const STATES: usize = 1500;
+const BACKUP: &str = "/elsewhere/backup";
+
+#[test]
+fn whatever_a_crash_leaves_the_store_opens_with_all_that_was_acknowledged() {
+    let from_environment = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seed = from_environment("KMSFS_CRASH_SEED").unwrap_or_else(|| {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).unwrap();
+        u64::from_le_bytes(bytes)
+    });
+    let states = from_environment("KMSFS_CRASH_STATES").map_or(STATES, |count| count as usize);
+    eprintln!("KMSFS_CRASH_SEED={seed}");
+    // Every workload has so many random states; more states are more workloads.
+    let workloads = states.div_ceil(STATES / 2).max(1);
+    let mut looked_at = 0;
+    for workload in 0..workloads as u64 {
+        let run = Run::new(seed.wrapping_add(workload));
+        looked_at += run.look_at_all(states / workloads);
+    }
+    eprintln!("{looked_at} states");
+}
+
+/// A moment at which an operation was acknowledged.
+struct Acknowledged {
+    moment: usize,
+    /// The time at which the next operation began.
+    time: Timestamp,
+    /// `None` before the store was created.
+    view: Option<View>,
+}
+
+/// A data key that was handed out.
+struct HandedOut {
+    moment: usize,
+    blob: Vec<u8>,
+    key: KeyId,
+    plaintext: [u8; 32],
+}
+
+struct Run {
+    seed: u64,
+    disk: MemoryDisk,
+    /// The directory that the store believes to be in; every state gets the same.
+    place: Place,
+    history: Vec<Acknowledged>,
+    handed_out: Vec<HandedOut>,
+    /// Every key there ever was.
+    keys: Vec<KeyId>,
+    /// Of every operation, what it was.
+    operations: Vec<String>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let disk = MemoryDisk::default();
+        let place = Place::new(disk.clone(), Timestamp::from_second(1_700_000_000).unwrap());
+        let mut run = Self {
+            seed,
+            disk,
+            history: vec![Acknowledged { moment: 0, time: place.clock.now(), view: None }],
+            place,
+            handed_out: Vec::new(),
+            keys: Vec::new(),
+            operations: vec!["create the store".to_owned()],
+        };
+        let mut random = Random(seed);
+        let mut service = run.place.create();
+        run.acknowledge(&service);
+        for _ in 0..OPERATIONS {
+            let operation = if random.chance(1, 12) {
+                // The store is given up before it is opened again.
+                drop(service);
+                service = run.place.open(0);
+                "close and open".to_owned()
+            } else {
+                run.operate(&mut random, &service)
+            };
+            run.operations.push(operation);
+            run.acknowledge(&service);
+            run.hand_out(&mut random, &service);
+        }
+        drop(service);
+        // Every key was created without a view that knows of it yet.
+        for entry in &mut run.history {
+            let Some(view) = &mut entry.view else { continue };
+            for key in &run.keys {
+                view.keys.entry(*key).or_insert_with(|| "none".to_owned());
+            }
+        }
+        run
+    }
+
+    /// One random operation, which may be refused; answers what it was.
+    fn operate(&mut self, random: &mut Random, service: &Service) -> String {
+        let caller = &self.place.caller.clone();
+        let key = self.keys.get(random.below(self.keys.len())).copied();
+        let name = || key.map(|key| key.to_string()).unwrap_or_default();
+        let request = KeyRequest { key_id: name() };
+        let alias = format!("alias/a{}", random.below(4));
+        let to_alias = AliasRequest { alias_name: alias.clone(), target_key_id: name() };
+        match random.below(22) {
+            0..4 => {
+                let internal = random.chance(1, 3);
+                let manager = if internal { KeyManager::Internal } else { KeyManager::Customer };
+                let description = "x".repeat(random.below(3000));
+                let made = service.create_key(
+                    caller,
+                    &CreateKeyRequest { description, manager, ..CreateKeyRequest::default() },
+                );
+                self.keys.push(made.unwrap().key_id);
+                "create a key".to_owned()
+            }
+            4..8 => format!("rotate: {}", service.rotate_key_on_demand(caller, &request).is_ok()),
+            8..10 => format!("disable: {}", service.disable_key(caller, &request).is_ok()),
+            10..12 => format!("enable: {}", service.enable_key(caller, &request).is_ok()),
+            12 => {
+                let request = ScheduleKeyDeletionRequest { key_id: name(), pending_window_in_days: Some(7) };
+                format!("schedule deletion: {}", service.schedule_key_deletion(caller, &request).is_ok())
+            }
+            13 => format!("cancel deletion: {}", service.cancel_key_deletion(caller, &request).is_ok()),
+            14 => {
+                self.place.clock.advance(SignedDuration::from_hours(24 * 3));
+                self.history.last_mut().unwrap().time = self.place.clock.now();
+                service.tick();
+                "three days pass".to_owned()
+            }
+            15 => format!("create an alias: {}", service.create_alias(caller, &to_alias).is_ok()),
+            16 => format!("update an alias: {}", service.update_alias(caller, &to_alias).is_ok()),
+            17 => {
+                let request = DeleteAliasRequest { alias_name: alias };
+                format!("delete an alias: {}", service.delete_alias(caller, &request).is_ok())
+            }
+            18 => {
+                let slots = service.slots().unwrap();
+                if slots.len() < 4 {
+                    // The secret depends on the number, which is one more than any before.
+                    let number = self.next_slot();
+                    assert_eq!(service.add_slot(&secret(number), Costs::default()).unwrap(), number);
+                    "add a slot".to_owned()
+                } else {
+                    service.remove_slot(slots[1].id).unwrap();
+                    "remove a slot".to_owned()
+                }
+            }
+            19 => {
+                let slots = service.slots().unwrap();
+                // The last one, whose number must not come again.
+                let last = slots.last().unwrap().id;
+                format!("remove a slot: {}", last > 0 && service.remove_slot(last).is_ok())
+            }
+            20 => {
+                let path = random.chance(2, 3).then(|| PathBuf::from(BACKUP));
+                service.keep_backup(caller, &KeepBackupRequest { path: path.clone(), force: false }).unwrap();
+                format!("keep a backup: {}", path.is_some())
+            }
+            _ => {
+                let request = BackUpStoreRequest { path: PathBuf::from("/elsewhere/other"), force: true };
+                service.back_up(caller, &request).unwrap();
+                "back up".to_owned()
+            }
+        }
+    }
+
+    fn next_slot(&self) -> u32 {
+        let seen = self.history.iter().filter_map(|entry| entry.view.as_ref());
+        seen.flat_map(|view| view.slots.iter().copied()).max().unwrap() + 1
+    }
+
+    fn acknowledge(&mut self, service: &Service) {
+        let view = view(service, &self.place.caller, &self.keys);
+        self.history.push(Acknowledged {
+            moment: self.disk.moment(),
+            time: self.place.clock.now(),
+            view: Some(view),
+        });
+    }
+
+    fn hand_out(&mut self, random: &mut Random, service: &Service) {
+        let Some(key) = self.keys.get(random.below(self.keys.len())).copied() else { return };
+        let made = service.generate_data_key(&self.place.caller, &key.to_string(), &EncryptionContext::new());
+        if let Ok(made) = made {
+            let (moment, plaintext) = (self.disk.moment(), *made.plaintext.expose());
+            self.handed_out.push(HandedOut { moment, blob: made.blob, key, plaintext });
+        }
+    }
+
+    /// Looks at every prefix of the history, once with and once without what was not synced, and
+    /// at `count` random states.
+    fn look_at_all(&self, count: usize) -> usize {
+        let mut random = Random(self.seed ^ 0x5eed);
+        let mut moments: Vec<usize> = (0..count).map(|_| random.below(self.disk.moment() + 1)).collect();
+        moments.sort_unstable();
+        let mut random_moments = moments.into_iter().peekable();
+        let mut history = History::of(&self.disk, Tree::default());
+        let mut looked_at = 0;
+        for moment in 0..=self.disk.moment() {
+            history.advance(moment);
+            self.look_at(moment, "all", history.crash(Survives::Everything));
+            self.look_at(moment, "synced", history.crash(Survives::Nothing));
+            looked_at += 2;
+            while random_moments.next_if_eq(&moment).is_some() {
+                let choice = random.next();
+                let tree = history.crash(Survives::Some(&mut Random(choice)));
+                self.look_at(moment, &choice.to_string(), tree);
+                looked_at += 1;
+            }
+        }
+        looked_at
+    }
+
+    /// Checks one state; says which one it was if it is not as it should be.
+    fn look_at(&self, moment: usize, which: &str, tree: Tree) {
+        let last = self.history.iter().rposition(|entry| entry.moment <= moment).unwrap();
+        if let Err(panic) =
+            catch_unwind(AssertUnwindSafe(|| self.check(moment, last, &MemoryDisk::new(tree))))
+        {
+            let operation = self.operations.get(last).map_or("the end", |operation| operation);
+            eprintln!("KMSFS_CRASH_SEED={} moment {moment} ({which}) in '{operation}'", self.seed);
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    fn check(&self, moment: usize, last: usize, disk: &MemoryDisk) {
+        let before = &self.history[last];
+        let after = self.history.get(last + 1).unwrap_or(before);
+        let place = Place {
+            disk: disk.clone(),
+            clock: Arc::new(ManualClock::new(before.time)),
+            ..self.place.clone()
+        };
+        let service = match place.try_open(0) {
+            Ok(service) => service,
+            Err(StoreError::NotFound(_)) if before.view.is_none() => {
+                // As if it had never been tried.
+                drop(place.create());
+                return drop(place.open(0));
+            }
+            Err(error) => panic!("does not open: {error}"),
+        };
+        let found = view(&service, &place.caller, &self.keys);
+        if before.view.is_some() || after.view.as_ref() != Some(&found) {
+            let known = [&before.view, &after.view].into_iter().flatten().any(|known| *known == found);
+            assert!(
+                known,
+                "neither the state before nor after: {found:?}\n{:?}\n{:?}",
+                before.view, after.view
+            );
+        }
+        self.check_handed_out(moment, &service, &place);
+        // Opens every record of the store and of the backup that is kept.
+        let checked = service.check_store(&CheckStoreRequest::default()).unwrap();
+        assert_eq!(checked.backup, found.backup);
+        if found.backup.is_some() {
+            self.check_backup(moment, &place);
+        }
+        self.work_on(service, &place, &found);
+    }
+
+    fn check_handed_out(&self, moment: usize, service: &Service, place: &Place) {
+        for data_key in self.handed_out.iter().filter(|data_key| data_key.moment <= moment) {
+            let opened = service.decrypt_data_key(&place.caller, &data_key.blob, &EncryptionContext::new());
+            let described =
+                service.describe_key(&place.caller, &KeyRequest { key_id: data_key.key.to_string() });
+            match described.map(|key| key.key_state) {
+                Ok(KeyState::Enabled) => assert_eq!(opened.unwrap().plaintext.expose(), &data_key.plaintext),
+                Ok(KeyState::Disabled) => assert_eq!(opened.unwrap_err().kind(), ErrorKind::Disabled),
+                Ok(_) => assert_eq!(opened.unwrap_err().kind(), ErrorKind::InvalidState),
+                Err(_) => assert_eq!(opened.unwrap_err().kind(), ErrorKind::NotFound),
+            }
+        }
+    }
+
+    /// The backup restores every key that the store has, with every version that was used.
+    fn check_backup(&self, moment: usize, place: &Place) {
+        let other = Place { lock: Arc::new(tempfile::tempdir_in("/dev/shm").unwrap()), ..place.clone() };
+        restore(&other.disk, Path::new(BACKUP), other.dir(), &secret(0), false).unwrap();
+        let restored = other.open(0);
+        for data_key in self.handed_out.iter().filter(|data_key| data_key.moment <= moment) {
+            let request = KeyRequest { key_id: data_key.key.to_string() };
+            // Destroyed keys are gone from here too, later at most.
+            let Ok(key) = restored.describe_key(&place.caller, &request) else { continue };
+            if key.key_manager != KeyManager::Internal && key.key_state != KeyState::Enabled {
+                let _ = restored.cancel_key_deletion(&place.caller, &request);
+                restored.enable_key(&place.caller, &request).unwrap();
+            }
+            let opened = restored.decrypt_data_key(&place.caller, &data_key.blob, &EncryptionContext::new());
+            assert_eq!(opened.unwrap().plaintext.expose(), &data_key.plaintext);
+        }
+    }
+
+    /// The store takes further operations, uses no number twice, and opens again.
+    fn work_on(&self, service: Arc<Service>, place: &Place, found: &View) {
+        let made = service.create_key(&place.caller, &CreateKeyRequest::default()).unwrap();
+        assert!(!self.keys.contains(&made.key_id), "a key id was used twice");
+        if found.slots.len() < 16 {
+            let number = service.add_slot(&secret(u32::MAX), Costs::default()).unwrap();
+            assert!(found.slots.iter().all(|slot| *slot < number), "slot number {number} was used twice");
+            service.remove_slot(number).unwrap();
+        }
+        for key in &found.listed {
+            let _ = service.rotate_key_on_demand(&place.caller, &KeyRequest { key_id: key.to_string() });
+        }
+        let keys: Vec<KeyId> = self.keys.iter().copied().chain([made.key_id]).collect();
+        let after = view(&service, &place.caller, &keys);
+        drop(service);
+        // Every slot opens the store, not just the first.
+        let reopened = place.open(*found.slots.last().unwrap());
+        assert_eq!(view(&reopened, &place.caller, &keys), after);
+    }
+}
