@@ -7,7 +7,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 7 | `cli` |
-//! | 6 | `mount`, `server`, `tools` |
+//! | 6 | `check`, `mount`, `server`, `tools` |
 //! | 5 | `fs` |
 //! | 4 | `chunk`, `names`, `provider` |
 //! | 3 | `format`, `kms` |
@@ -15,6 +15,7 @@
 //! | 1 | `secret`, `codec`, `sys`, `clock`, `sync` |
 #![deny(unsafe_code)]
 
+pub mod check;
 pub mod chunk;
 pub mod cli;
 pub mod clock;

@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 7] = [
     &["format", "kms"],
     &["chunk", "names", "provider"],
     &["fs"],
-    &["mount", "server", "tools"],
+    &["check", "mount", "server", "tools"],
     &["cli"],
 ];
 

@@ -65,7 +65,8 @@ impl<'a, B: Backing> Floors<'a, B> {
         EpochBounds { floor, settled, ceiling: self.shape.ceiling }
     }
 
-    fn of_map(&mut self, page: MapPage) -> Result<u32, ChunkError> {
+    /// The floor of a map page.
+    pub(super) fn of_map(&mut self, page: MapPage) -> Result<u32, ChunkError> {
         let at = self.file.layout.floor_of_map(page);
         self.look_up(at)
     }

@@ -18,9 +18,11 @@ mod read;
 mod seek;
 mod settle;
 mod shrink;
+mod verify;
 mod write;
 
 pub use backing::{Backing, Memory};
 pub use error::ChunkError;
 pub use file::{Integrity, Opened, SealedFile, Unwrap};
 pub use settle::{Settling, Step};
+pub use verify::{Flaw, Inspector, Mark};

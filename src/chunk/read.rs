@@ -20,17 +20,27 @@ use crate::secret::Key;
 pub(super) const BATCH: usize = 32;
 
 /// One chunk as found on disk.
-enum Found<'a> {
+pub(super) enum Found<'a> {
     Hole,
     Sealed { head: UnitHead, aad: [u8; AAD_LEN], ciphertext: &'a [u8] },
 }
 
 impl Found<'_> {
     /// Zero for a hole.
-    fn epoch(&self) -> u32 {
+    pub(super) fn epoch(&self) -> u32 {
         match self {
             Self::Hole => 0,
             Self::Sealed { head, .. } => head.epoch,
+        }
+    }
+
+    /// What opens it; nothing for a hole.
+    pub(super) fn open<'o>(&'o self, plaintext: &'o mut [u8]) -> Option<Open<'o>> {
+        match self {
+            Self::Hole => None,
+            Self::Sealed { head, aad, ciphertext } => {
+                Some(Open { nonce: &head.nonce, aad, ciphertext, plaintext, tag: &head.tag })
+            }
         }
     }
 }
@@ -195,7 +205,7 @@ pub(super) fn runs(chunks: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-fn find(unit: &[u8], chunk: u64, bounds: EpochBounds) -> Result<Found<'_>, FormatError> {
+pub(super) fn find(unit: &[u8], chunk: u64, bounds: EpochBounds) -> Result<Found<'_>, FormatError> {
     let Some((head, ciphertext)) = unit.split_first_chunk::<UNIT_HEAD_LEN>() else {
         return Err(FormatError::Impossible);
     };
@@ -207,7 +217,7 @@ fn find(unit: &[u8], chunk: u64, bounds: EpochBounds) -> Result<Found<'_>, Forma
     Ok(Found::Sealed { head, aad: chunk_aad(chunk, head.epoch), ciphertext })
 }
 
-fn open_found(
+pub(super) fn open_found(
     aead: &dyn Aead,
     key: &Key,
     found: &Found<'_>,

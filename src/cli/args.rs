@@ -91,6 +91,19 @@ pub(super) enum Command {
     /// Look at files in a mount
     #[command(subcommand)]
     File(FileCommand),
+    /// Check a volume that is not mounted, and repair it
+    ///
+    /// Looks at every entry of the ciphertext directory and opens everything in it. Without --repair
+    /// nothing is written. A mounted volume is refused: see 'kmsfs scrub' for those. docs/FSCK.md lists
+    /// what it finds.
+    #[command(after_help = FSCK_CODES)]
+    Fsck(Fsck),
+    /// Read all files of a mounted volume, to find damage before it is too late
+    ///
+    /// Bypasses the kernel's cache where it can. Goes on where it was interrupted the last time. Files
+    /// that are changed or removed meanwhile are no error.
+    #[command(after_help = FSCK_CODES)]
+    Scrub(Scrub),
     /// Show which key stores and mounts are alive
     ///
     /// Needs no passphrase: it asks the process that has the key store open, if there is one.
@@ -160,6 +173,47 @@ pub(super) struct FromMount {
 pub(super) struct Umount {
     /// Where the volume is mounted
     pub(super) mountpoint: PathBuf,
+}
+
+/// Arguments of `fsck`.
+#[derive(Debug, Args)]
+pub(super) struct Fsck {
+    /// The volume
+    pub(super) dir: PathBuf,
+    /// Check only what shows without keys, as on a backup host; needs no key store
+    #[arg(long)]
+    pub(super) keyless: bool,
+    /// Leave out the contents of files, which take most of the time
+    #[arg(long)]
+    pub(super) headers_only: bool,
+    /// Repair what can be repaired without losing anything
+    ///
+    /// What cannot be proven is moved to kmsfs.lost+found in the volume. Everything is read: neither
+    /// --keyless nor --headers-only go with it.
+    #[arg(long, conflicts_with_all = ["keyless", "headers_only"])]
+    pub(super) repair: bool,
+    /// As --repair, for fsck(8)
+    #[arg(short = 'p', short_alias = 'a', conflicts_with_all = ["keyless", "headers_only"])]
+    pub(super) preen: bool,
+    /// As --repair: there are no questions to answer
+    #[arg(short = 'y', conflicts_with_all = ["keyless", "headers_only"])]
+    pub(super) yes: bool,
+    /// Write nothing, as without --repair
+    #[arg(short = 'n', conflicts_with_all = ["repair", "preen", "yes"])]
+    pub(super) no: bool,
+}
+
+/// Arguments of `scrub`.
+#[derive(Debug, Args)]
+pub(super) struct Scrub {
+    /// Where the volume is mounted
+    pub(super) mountpoint: PathBuf,
+    /// Read at most so many bytes a second: 50M, 1G
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(super) limit: Option<u64>,
+    /// Begin anew instead of where it was interrupted
+    #[arg(long)]
+    pub(super) restart: bool,
 }
 
 /// What to do with keys.
@@ -239,6 +293,19 @@ pub(super) struct Bench {
     pub(super) chunk: Vec<u32>,
 }
 
+/// A number of bytes, with a suffix of K, M, G or T for powers of 1024.
+fn bytes(text: &str) -> Result<u64, String> {
+    const SUFFIXES: [char; 4] = ['K', 'M', 'G', 'T'];
+    let suffix = text.chars().last().and_then(|c| SUFFIXES.iter().position(|s| s.eq_ignore_ascii_case(&c)));
+    let (digits, shift) = match suffix {
+        Some(at) => (&text[..text.len() - 1], 10 * (at as u32 + 1)),
+        None => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a number of bytes, as 50M".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes > 0);
+    bytes.ok_or_else(|| "not between 1 and 16 EiB".to_owned())
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if (0.01..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("not between 0.01 and 3600".to_owned()) }
@@ -250,12 +317,23 @@ fn chunk_kib(text: &str) -> Result<u32, String> {
     if valid { Ok(kib) } else { Err("not a power of two from 4 to 1024".to_owned()) }
 }
 
+const FSCK_CODES: &str = "\
+Exit codes are those of fsck(8), added up:
+   0  no errors
+   1  errors were corrected
+   4  errors are left
+   8  something could not be looked at, or the check could not begin
+  16  wrong usage
+  32  ended by a signal
+ 128  the operating system or a library failed";
+
 const EXIT_CODES: &str = "\
 The passphrase is taken from --passphrase-file, --key-file, --recovery-key-file or \
 --passphrase-command; else from the environment variable KMSFS_PASSPHRASE; else from the systemd credential kmsfs.passphrase or \
 kmsfs.key-file; else it is asked for. It is never an argument.
 
-Called by mount(8), the program exits with that one's codes: 1 for wrong usage, 32 for all else.
+Called by mount(8), the program exits with that one's codes: 1 for wrong usage, 32 for all else. \
+'kmsfs fsck' and 'kmsfs scrub' exit with those of fsck(8), which their help lists.
 
 Exit codes:
    0  done
@@ -289,6 +367,14 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn bytes_have_suffixes() {
+        let parsed =
+            ["1", "2k", "50M", "3G", "0", "-1", "5X", "", "20000000000G"].map(|text| bytes(text).ok());
+        let expected = [Some(1), Some(2048), Some(50 << 20), Some(3 << 30), None, None, None, None, None];
+        assert_eq!(parsed, expected);
+    }
 
     #[test]
     fn the_definition_is_consistent() {

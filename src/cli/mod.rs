@@ -5,6 +5,7 @@ mod bench;
 mod dead_mount;
 mod exit;
 mod file;
+mod fsck;
 mod handover;
 mod key;
 mod key_store;
@@ -13,6 +14,7 @@ mod mount;
 mod mount_helper;
 mod output;
 mod recovery_kit;
+mod scrub;
 mod secret;
 mod settings;
 mod signals;
@@ -23,7 +25,7 @@ mod volume;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Arguments, Command, FileCommand, KeyCommand};
 use exit::{CliError, CliResult, Code};
@@ -42,7 +44,7 @@ pub fn main() -> ExitCode {
     };
     let output = Output::new(arguments.global.json);
     match run(arguments, &output) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             output.error(&error);
             if is_from_mount { mount_helper::exit_code(&error) } else { error.exit_code() }
@@ -56,28 +58,41 @@ fn not_understood(error: &clap::Error, is_from_mount: bool) -> ExitCode {
     if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
         // Nobody is there to tell when that fails.
         let _ = error.print();
-        let code = if is_from_mount { mount_helper::WRONG_USAGE } else { Code::Usage as u8 };
+        let code = if is_from_mount { mount_helper::WRONG_USAGE } else { usage_code() };
         return if error.use_stderr() { ExitCode::from(code) } else { ExitCode::SUCCESS };
     }
     let text = error.to_string();
     let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
     let what = what.join(" ");
     let message = format!("{}; see 'kmsfs --help'", what.trim_start_matches("error: "));
-    let error = CliError::new(Code::Usage, message);
+    let error = CliError::relayed(usage_code(), message);
     Output::new(true).error(&error);
     error.exit_code()
 }
 
-fn run(arguments: Arguments, output: &Output) -> CliResult<()> {
+/// What wrong usage ends with: fsck(8)'s code for the commands that have its codes.
+fn usage_code() -> u8 {
+    let given = Arguments::command().ignore_errors(true).try_get_matches();
+    match given.as_ref().ok().and_then(clap::ArgMatches::subcommand_name) {
+        Some("fsck" | "scrub") => crate::check::report::exit::USAGE,
+        _ => Code::Usage as u8,
+    }
+}
+
+fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
     let global = &arguments.global;
     // Before there is a secret to protect.
     process::harden().map_err(|e| {
         CliError::new(Code::Unexpected, format!("the process's memory cannot be protected: {e}"))
     })?;
-    if !matches!(arguments.command, Command::Mount(_)) {
+    // A check reports itself what the log would repeat.
+    let is_quiet = matches!(arguments.command, Command::Fsck(_)) && global.verbose == 0;
+    if !matches!(arguments.command, Command::Mount(_)) && !is_quiet {
         log::to_stderr(global.verbose);
     }
-    match arguments.command {
+    let done = match arguments.command {
+        Command::Fsck(fsck) => return fsck::fsck(global, &fsck, output),
+        Command::Scrub(scrub) => return scrub::scrub(global, &scrub, output),
         Command::Init(init) => volume::init(global, &init, output),
         Command::Mount(mount) => mount::mount(global, &mount),
         Command::Umount(umount) => volume::umount(&umount),
@@ -94,5 +109,6 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<()> {
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
         Command::Status => status::status(global, output),
         Command::Bench(bench) => bench::bench(&bench, output),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -24,7 +24,7 @@ use crate::secret::Key;
 use crate::sys;
 
 /// Backing attribute that repeats a directory's id.
-const ID_XATTR: &[u8] = b"user.kmsfs.dir";
+pub const ID_XATTR: &[u8] = b"user.kmsfs.dir";
 
 /// An open directory.
 pub(super) struct Directory {

@@ -97,7 +97,7 @@ fn key_of(arn: &str) -> &str {
 }
 
 /// The encryption context that a file's data key is bound to.
-pub(super) fn file_context(volume: Id, file: Id) -> EncryptionContext {
+pub fn file_context(volume: Id, file: Id) -> EncryptionContext {
     EncryptionContext::new().with("kmsfs:volume", volume.to_string()).with("kmsfs:file", file.to_string())
 }
 

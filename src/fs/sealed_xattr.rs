@@ -63,6 +63,24 @@ pub(super) fn open_value(key: &Key, object: Id, name: &[u8], stored: &[u8]) -> F
     Ok(value)
 }
 
+/// Opens the contents `value` of the backing attribute `stored`, its value under `key` for the file or
+/// directory `object`. Answers its name.
+///
+/// # Errors
+/// `EIO`, if the name or the value does not open, or belongs to another attribute.
+pub fn open_attribute(
+    volume: &Volume,
+    stored: &[u8],
+    value: &[u8],
+    key: &Key,
+    object: Id,
+) -> FsResult<Vec<u8>> {
+    let name = open_name(volume, stored, value);
+    let name = name.ok_or_else(|| FsError::damaged("a damaged extended attribute"))?;
+    open_value(key, object, &name, value)?;
+    Ok(name)
+}
+
 /// Whether a directory has an attribute that was sealed for it when its id was `id`.
 pub(super) fn proves(volume: &Volume, dir: impl AsFd, id: Id) -> bool {
     let proves = |stored: &[u8]| {

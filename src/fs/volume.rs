@@ -6,19 +6,19 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
 use super::disk::{Disk, DiskFile};
+use super::volume_page::{context, open_pages, read_pages, unwrap_any, write_new};
 use crate::chunk::Backing;
 use crate::format::head::{Head, Kind};
 use crate::format::page::Page;
 use crate::format::schedule::VolumeKeys;
 use crate::format::slot::Wrapped;
 use crate::format::state::VolumeState;
-use crate::format::{FormatError, Id, PAGE_LEN, VOLUME_COPY_NAME, VOLUME_NAME};
-use crate::kms::EncryptionContext;
+use crate::format::{FormatError, Id, VOLUME_COPY_NAME, VOLUME_NAME};
 use crate::provider::{Provider, ProviderError};
 use crate::sys;
 
@@ -26,9 +26,6 @@ use crate::sys;
 const EPOCH_BATCH: u32 = 256;
 /// Seconds by which a clock may have been set back without making interrupted files look forged.
 const CLOCK_SLACK: i64 = 3600;
-
-/// Mode of the volume's page.
-const PAGE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Why a volume cannot be created or opened.
 #[derive(Debug, Error)]
@@ -188,16 +185,62 @@ impl Volume {
         provider: &dyn Provider,
         read_only: bool,
     ) -> Result<Self, VolumeError> {
+        let volume = Self::open_locked(disk, path, provider, read_only, read_only)?;
+        if !read_only {
+            volume.begin_mount().map_err(|e| explain(&path.display().to_string(), e))?;
+        }
+        Ok(volume)
+    }
+
+    /// Opens a volume to look at it, alone. Nothing in it is written, also not that it is open.
+    /// With `repair` the volume's page is made anew if it is missing, and the volume can be written
+    /// after [`Volume::begin_repair`].
+    ///
+    /// # Errors
+    /// Any [`VolumeError`] but those of creation.
+    pub fn open_to_check(path: &Path, provider: &dyn Provider, repair: bool) -> Result<Self, VolumeError> {
+        let volume = Self::open_locked(Disk::default(), path, provider, !repair, false)?;
+        Ok(Self { read_only: true, ..volume })
+    }
+
+    /// From now on the volume can be written. It counts as mounted until [`Volume::end_mount`].
+    ///
+    /// # Errors
+    /// When that cannot be noted durably.
+    pub fn begin_repair(&mut self) -> io::Result<()> {
+        self.read_only = false;
+        self.begin_mount()
+    }
+
+    /// Locks a volume without any key, alone; answers its directory and what holds the lock.
+    ///
+    /// # Errors
+    /// [`VolumeError::NotAVolume`], `InUse` or `Io`.
+    pub fn lock_to_check(path: &Path) -> Result<(OwnedFd, DiskFile), VolumeError> {
+        let shown = path.display().to_string();
+        let root = open_root(path).map_err(|e| explain(&shown, e.into()))?;
+        let [page, _] = open_pages(&Disk::default(), &root, &shown, true)?;
+        lock(&page, &shown, false)?;
+        Ok((root, page))
+    }
+
+    fn open_locked(
+        disk: Disk,
+        path: &Path,
+        provider: &dyn Provider,
+        read_only: bool,
+        shared: bool,
+    ) -> Result<Self, VolumeError> {
         let shown = path.display().to_string();
         let root = open_root(path).map_err(|e| explain(&shown, e.into()))?;
         let files = open_pages(&disk, &root, &shown, read_only)?;
-        lock(&files[0], &shown, read_only)?;
-        let page = read_either(&files).map_err(|e| VolumeError::Format(shown.clone(), e))?;
+        lock(&files[0], &shown, shared)?;
+        let pages = read_pages(&files).map_err(|e| VolumeError::Format(shown.clone(), e))?;
+        let (page, keys, opened) = unwrap_any(pages, provider, &shown)?;
         let id = page.head.object;
-        let (keys, opened) = unwrap(&page, provider, &shown)?;
         let (sequence, wrapped, state) = opened;
         let recover_since = (!state.clean).then_some(state.unclean_since - CLOCK_SLACK);
-        let volume = Self {
+        Ok(Self {
             id,
             keys,
             read_only,
@@ -208,11 +251,12 @@ impl Volume {
             base_epoch: state.epochs_reserved.max(1),
             reserved: AtomicU32::new(state.epochs_reserved),
             page: Mutex::new(VolumePage { head: page.head, sequence, wrapped, state, files }),
-        };
-        if !read_only {
-            volume.begin_mount().map_err(|e| explain(&shown, e))?;
-        }
-        Ok(volume)
+        })
+    }
+
+    /// No file has an epoch at or above this, unless somebody put an old page of the volume back.
+    pub fn epochs_reserved(&self) -> u32 {
+        self.reserved.load(Ordering::Acquire)
     }
 
     /// The epoch for a new session of a file whose newest epoch is `newest`. Epochs are reserved
@@ -327,65 +371,8 @@ impl Volume {
     }
 }
 
-/// Encryption context of the volume key.
-fn context(volume: Id) -> EncryptionContext {
-    EncryptionContext::new().with("kmsfs:volume", volume.to_string())
-}
-
 fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Writes a file that is there whole or not at all.
-fn write_new(disk: &Disk, root: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let aside = format!("{name}.new");
-    let written = (|| {
-        let file = disk.create(root, &aside, OFlags::TRUNC, PAGE_MODE)?;
-        file.write_at(bytes, 0)?;
-        file.sync(false)?;
-        disk.rename((root, &aside), (root, name), RenameFlags::empty())?;
-        Ok(disk.sync(root)?)
-    })();
-    if written.is_err() {
-        let _ = disk.unlink(root, &aside);
-    }
-    written
-}
-
-/// Opens the page and its copy; one that is missing is made anew from the other.
-fn open_pages(
-    disk: &Disk,
-    root: &OwnedFd,
-    shown: &str,
-    read_only: bool,
-) -> Result<[DiskFile; 2], VolumeError> {
-    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let open = |name| disk.open(root, name, access);
-    let restore = |name, from: &DiskFile| -> io::Result<DiskFile> {
-        if read_only {
-            return Ok(disk.reopen_file(from, access)?);
-        }
-        let mut page = [0; PAGE_LEN];
-        from.read_at(&mut page, 0)?;
-        let file = disk.create(root, name, OFlags::empty(), PAGE_MODE)?;
-        file.write_at(&page, 0)?;
-        file.sync(false)?;
-        Ok(file)
-    };
-    match (open(VOLUME_NAME), open(VOLUME_COPY_NAME)) {
-        (Ok(main), Ok(copy)) => Ok([main, copy]),
-        (Err(Errno::NOENT), Err(Errno::NOENT)) => Err(VolumeError::NotAVolume(shown.to_owned())),
-        (Err(Errno::NOENT), Ok(copy)) => {
-            tracing::warn!("{shown}: {VOLUME_NAME} is missing; using its copy");
-            Ok([restore(VOLUME_NAME, &copy).map_err(|e| explain(shown, e))?, copy])
-        }
-        (Ok(main), Err(Errno::NOENT)) => {
-            tracing::warn!("{shown}: {VOLUME_COPY_NAME} is missing; making it anew");
-            let copy = restore(VOLUME_COPY_NAME, &main).map_err(|e| explain(shown, e))?;
-            Ok([main, copy])
-        }
-        (Err(e), _) | (_, Err(e)) => Err(explain(shown, e.into())),
-    }
 }
 
 fn lock(file: &DiskFile, shown: &str, read_only: bool) -> Result<(), VolumeError> {
@@ -403,50 +390,7 @@ fn lock(file: &DiskFile, shown: &str, read_only: bool) -> Result<(), VolumeError
     }
 }
 
-/// The newer of the two pages that can be read.
-fn read_either(files: &[DiskFile; 2]) -> Result<Page, FormatError> {
-    let mut newest: Result<Page, FormatError> = Err(FormatError::NotKmsfs);
-    for file in files {
-        let mut bytes = [0; PAGE_LEN];
-        let parsed = match file.read_at(&mut bytes, 0) {
-            Ok(_) => Page::parse(&bytes, Kind::Volume),
-            Err(_) => Err(FormatError::NotKmsfs),
-        };
-        let sequence = |page: &Page| page.slots().first().map(|slot| slot.sequence);
-        newest = match (newest, parsed) {
-            (Ok(best), Ok(other)) if sequence(&other) > sequence(&best) => Ok(other),
-            (Ok(best), _) => Ok(best),
-            (Err(_), Ok(page)) => Ok(page),
-            (Err(FormatError::NotKmsfs), Err(error)) | (Err(error), Err(_)) => Err(error),
-        };
-    }
-    newest
-}
-
-type OpenedState = (u64, Wrapped, VolumeState);
-
-fn unwrap(
-    page: &Page,
-    provider: &dyn Provider,
-    shown: &str,
-) -> Result<(VolumeKeys, OpenedState), VolumeError> {
-    let id = page.head.object;
-    let mut refused = FormatError::NoValidSlot;
-    for slot in page.slots() {
-        let key = provider.unwrap(&slot.wrapped.blob, &context(id))?.plaintext;
-        let opened = VolumeKeys::derive_checked(&key, id, &slot.commitment).and_then(|keys| {
-            let state = VolumeState::parse(&page.open(slot, &keys.header)?)?;
-            Ok((keys, (slot.sequence, slot.wrapped.clone(), state)))
-        });
-        match opened {
-            Ok(opened) => return Ok(opened),
-            Err(error) => refused = error,
-        }
-    }
-    Err(VolumeError::Format(shown.to_owned(), refused))
-}
-
-fn explain(shown: &str, error: io::Error) -> VolumeError {
+pub(super) fn explain(shown: &str, error: io::Error) -> VolumeError {
     match error.raw_os_error() {
         Some(libc::EROFS) => VolumeError::ReadOnly(shown.to_owned()),
         Some(libc::ENOSPC | libc::EDQUOT) => VolumeError::NoSpace(shown.to_owned()),
