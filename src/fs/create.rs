@@ -18,9 +18,9 @@ use super::lookup::seal_name;
 use super::open_file::{Ciphertext, OpenFile};
 use super::{Attr, FileKind, Fs, FsResult, Requester};
 use crate::chunk::SealedFile;
-use crate::format::Id;
 use crate::format::head::{Head, Kind};
 use crate::format::slot::Wrapped;
+use crate::format::{DIRECTORY_NAME, Id};
 use crate::names::StoredName;
 use crate::sys::identity::act_as;
 
@@ -204,10 +204,12 @@ impl Fs {
     }
 
     fn undo_mkdir(&self, parent: &Inode, stored: &StoredName) {
-        let record = format!("{}/{}", stored.name, crate::format::DIRECTORY_NAME);
+        let disk = &self.volume.disk;
         if let Ok(fd) = parent.fd() {
-            let _ = self.volume.disk.unlink(&*fd, &record);
-            let _ = self.volume.disk.remove_dir(&*fd, &stored.name);
+            if let Ok(made) = disk.find(&*fd, &stored.name) {
+                let _ = disk.unlink(made, DIRECTORY_NAME);
+            }
+            let _ = disk.remove_dir(&*fd, &stored.name);
         }
         self.remove_sidecar(parent, stored);
     }
