@@ -20,6 +20,7 @@ mod slot;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 #[cfg(test)]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -142,9 +143,7 @@ impl Store {
             return Err(StoreError::NotFound(dir.to_owned()));
         }
         let lock = OwnerLock::take(dir)?;
-        let database = open_database(dir)?;
-        let (header, slots) = read_plain(dir, &database)?;
-        drop(database);
+        let (header, slots) = caught(|| read_plain(dir, &open_database(dir)?))?;
         decode_header(dir, &header)?;
         for (id, bytes) in slots {
             if let Some(root) = Slot::parse(&bytes)?.open(&header, id, secret) {
@@ -286,11 +285,13 @@ impl Store {
         work: impl FnOnce(&Database) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut database = self.database.lock();
-        let open = match database.take() {
-            Some(open) => open,
-            None => open_database(&self.dir)?,
-        };
-        work(database.insert(open))
+        caught(|| {
+            let open = match database.take() {
+                Some(open) => open,
+                None => open_database(&self.dir)?,
+            };
+            work(database.insert(open))
+        })
     }
 
     fn transact(
@@ -404,6 +405,12 @@ fn write_new(dir: &Path, header: &[u8], slot: &[u8]) -> Result<(), StoreError> {
         Err(error) => return Err(StoreError::io(what)(error.into())),
     }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::io(what))
+}
+
+/// The database panics over some damage to its file.
+fn caught<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.unwrap_or_else(|_| Err(StoreError::damaged("its file cannot be read")))
 }
 
 fn open_database(dir: &Path) -> Result<Database, StoreError> {
