@@ -72,7 +72,7 @@ impl B {
         Self { disk, key, file, keys }
     }
     fn settle(&self) {
-        if let Some(mut s) = self.file.begin_settling(&self.keys).unwrap() {
+        if let Some(mut s) = self.file.begin_settling(&self.keys, ep).unwrap() {
             while self.file.settle(&self.keys, &mut s).unwrap() != Step::Done {}
         }
     }
@@ -159,7 +159,7 @@ fn an_abandoned_settling_does_not_spoil_a_later_punch() {
     b.settle();
     b.read(140 * P, 5).unwrap(); // the map page is cached now
     b.write(150 * P, &vec![2; P as usize]).unwrap();
-    let mut s = b.file.begin_settling(&b.keys).unwrap().unwrap();
+    let mut s = b.file.begin_settling(&b.keys, ep).unwrap().unwrap();
     assert_eq!(b.file.settle(&b.keys, &mut s).unwrap(), Step::Flush);
     b.file.punch(&b.keys, 150 * P..151 * P, ep).unwrap();
     assert_eq!(b.file.settle(&b.keys, &mut s).unwrap(), Step::Busy);
@@ -190,7 +190,7 @@ fn settling_waits_for_writes_under_way() {
         entered.recv().unwrap();
         let (done, begun) = mpsc::channel();
         let bb = Arc::clone(&b);
-        s.spawn(move || drop(done.send(bb.file.begin_settling(&bb.keys).unwrap())));
+        s.spawn(move || drop(done.send(bb.file.begin_settling(&bb.keys, ep).unwrap())));
         let early = begun.recv_timeout(std::time::Duration::from_millis(300));
         let durable = b.disk.0.snapshot(); // what the settling's flush would make durable
         go.send(()).unwrap();

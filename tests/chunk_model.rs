@@ -91,7 +91,9 @@ impl Bench {
     }
 
     fn settle(&mut self) {
-        if let Some(mut settling) = self.file.begin_settling(&self.keys).unwrap() {
+        if let Some(mut settling) =
+            self.file.begin_settling(&self.keys, |newest| Ok::<_, ChunkError>(newest + 1)).unwrap()
+        {
             while self.file.settle(&self.keys, &mut settling).unwrap() != Step::Done {}
         }
         assert!(self.file.is_settled());

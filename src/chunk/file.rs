@@ -61,6 +61,8 @@ pub(super) struct Shape {
     /// The header on disk carries the mark of the running session, whose epoch is
     /// `state.epoch`.
     pub(super) in_session: bool,
+    /// The running session's first epoch; settling may have raised it since.
+    pub(super) session_began: u32,
     /// The file was unsettled when it was opened: which chunks were written is not known.
     pub(super) interrupted: bool,
     pub(super) sequence: u64,
@@ -118,6 +120,7 @@ impl<B: Backing> SealedFile<B> {
             state: FileState::new(epoch),
             ceiling: epoch,
             in_session: true,
+            session_began: epoch,
             interrupted: false,
             sequence: 0,
             wrapped,
@@ -241,6 +244,7 @@ impl<B: Backing> SealedFile<B> {
             return Err(error.into());
         }
         shape.in_session = true;
+        shape.session_began = shape.state.epoch;
         Ok(())
     }
 
@@ -308,6 +312,7 @@ fn check<B: Backing>(
         tail_is_zero: size % head.layout().payload() == 0,
         ceiling: if recovering { u32::MAX } else { state.epoch },
         in_session: false,
+        session_began: 0,
         interrupted: recovering || state.unsettled,
         sequence: slot.sequence,
         wrapped: slot.wrapped.clone(),

@@ -1,6 +1,7 @@
 //! Looking up floors, in the header and in the tree of map pages behind it.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Arc;
 
 use lru::LruCache;
@@ -57,6 +58,22 @@ impl<'a, B: Backing> Floors<'a, B> {
         }
         let at = self.file.layout.floor_of_chunk(chunk);
         self.look_up(at).map(|floor| self.bounds(floor))
+    }
+
+    /// The first of `chunks` that has a floor; their end if none has.
+    pub(super) fn first_promised(&mut self, chunks: Range<u64>) -> Result<u64, ChunkError> {
+        let mut chunk = chunks.start;
+        while chunk < chunks.end.min(self.promised) {
+            let floors = match self.file.layout.floor_of_chunk(chunk) {
+                FloorAt::Header(entry) => &self.shape.state.floors[entry..INLINE as usize],
+                FloorAt::Map(page, entry) => &self.table(page)?[entry..],
+            };
+            if let Some(at) = floors.iter().position(|&floor| floor != 0) {
+                return Ok((chunk + at as u64).min(chunks.end));
+            }
+            chunk += floors.len() as u64;
+        }
+        Ok(chunks.end)
     }
 
     fn bounds(&self, floor: u32) -> EpochBounds {

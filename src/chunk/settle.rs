@@ -18,7 +18,7 @@ use super::map::{Floors, first_chunk};
 use super::{Backing, ChunkError};
 use crate::format::PAGE_LEN;
 use crate::format::floors::{DIRECT, ENTRIES, INLINE, MapTable, ROOTS_2, ROOTS_3, RootTable};
-use crate::format::layout::MapPage;
+use crate::format::layout::{FloorAt, MapPage};
 use crate::format::schedule::FileKeys;
 use crate::format::unit::seal_map;
 
@@ -61,12 +61,17 @@ pub enum Step {
 }
 
 impl<B: Backing> SealedFile<B> {
-    /// Begins to settle; `None` if there is nothing to do. A file that was found unsettled is read
-    /// through, to learn the epochs of its chunks.
+    /// Begins to settle; `None` if there is nothing to do. `next_epoch` is asked for another epoch,
+    /// given the file's newest, where map pages are written that the session has written before. A
+    /// file that was found unsettled is read through, to learn the epochs of its chunks.
     ///
     /// # Errors
-    /// What is wrong with a chunk; the file stays unsettled then.
-    pub fn begin_settling(&self, keys: &FileKeys) -> Result<Option<Settling>, ChunkError> {
+    /// What is wrong with a chunk, and what `next_epoch` returns; the file stays unsettled then.
+    pub fn begin_settling<E: From<ChunkError>>(
+        &self,
+        keys: &FileKeys,
+        next_epoch: impl FnOnce(u32) -> Result<u32, E>,
+    ) -> Result<Option<Settling>, E> {
         // Alone, so that no write is under way of which the flush to come would miss a part.
         let shape = self.shape.write();
         if !shape.state.unsettled && !shape.interrupted {
@@ -79,14 +84,53 @@ impl<B: Backing> SealedFile<B> {
         } else {
             let end = self.layout.chunks(shape.size);
             let keep = shape.promised_chunks(self.layout);
-            let epoch = shape.state.epoch;
+            let epoch = shape.session_began;
             let updates = self.written.lock().iter().map(|r| (r.start..r.end.min(end), epoch)).collect();
             let cut_inside = keep < self.layout.chunks(shape.state.size);
             Level { number: 0, updates, keep, cut_inside, rebuild: false }
         };
         let newest = level.updates.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0);
+        let newest = shape.state.epoch.max(newest);
+        let again = !self.rewritten.lock().is_empty() || (level.rebuild && self.has_map_pages(&shape)?);
+        drop(shape);
+        let mut shape = self.shape.write();
+        if again {
+            self.renew_session(&mut shape, keys, newest, next_epoch)?;
+        }
         let epoch = shape.state.epoch.max(newest);
         Ok(Some(Settling { change, epoch, floors: shape.state.floors, level }))
+    }
+
+    /// Gives the session another epoch, for map pages that it has written before and that are to be
+    /// written again. With the same epoch the earlier ones could be put back in their place, and with
+    /// them the floors of the settling before.
+    fn renew_session<E: From<ChunkError>>(
+        &self,
+        shape: &mut Shape,
+        keys: &FileKeys,
+        newest: u32,
+        next_epoch: impl FnOnce(u32) -> Result<u32, E>,
+    ) -> Result<(), E> {
+        if !shape.in_session {
+            return self.join_session(shape, keys, |current| next_epoch(current.max(newest)));
+        }
+        let before = (shape.state.epoch, shape.ceiling);
+        shape.state.epoch = next_epoch(newest)?;
+        shape.ceiling = shape.ceiling.max(shape.state.epoch);
+        if let Err(error) = self.write_header(shape, keys) {
+            (shape.state.epoch, shape.ceiling) = before;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn has_map_pages(&self, shape: &Shape) -> Result<bool, ChunkError> {
+        for level in 1..=3 {
+            if !self.map_pages_there(shape, level)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes a settling one step further. Everything written before the call must be durable.
@@ -186,21 +230,49 @@ impl<B: Backing> SealedFile<B> {
     fn map_pages_there(&self, shape: &Shape, level: u8) -> Result<Vec<u64>, ChunkError> {
         let chunks = self.layout.chunks(shape.size);
         let mut there = Vec::new();
-        for page in (0..).map(|index| MapPage { level, index }).take_while(|&page| first_chunk(page) < chunks)
-        {
+        let mut page = MapPage { level, index: 0 };
+        while first_chunk(page) < chunks {
+            let offset = self.layout.map_offset(page);
+            let Some(data) = self.backing.seek_data(offset)? else { break };
+            if data >= offset + PAGE_LEN as u64 {
+                page.index = (page.index + 1).max(self.page_near(level, self.layout.chunk_at(data)));
+                continue;
+            }
             let mut bytes = [0; PAGE_LEN];
-            self.backing.read_at(&mut bytes, self.layout.map_offset(page))?;
+            self.backing.read_at(&mut bytes, offset)?;
             if bytes.iter().any(|&b| b != 0) {
                 there.push(page.index);
             }
+            page.index += 1;
         }
         Ok(there)
+    }
+
+    /// The map page of a level that speaks of a chunk; the first one if none does.
+    fn page_near(&self, level: u8, chunk: u64) -> u64 {
+        let mut at = self.layout.floor_of_chunk(chunk);
+        loop {
+            match at {
+                FloorAt::Header(_) => return 0,
+                FloorAt::Map(page, _) if page.level == level => return page.index,
+                FloorAt::Map(page, _) => at = self.layout.floor_of_map(page),
+            }
+        }
     }
 
     /// The epochs of all chunks, each authenticated.
     fn scan(&self, shape: &Shape, keys: &FileKeys) -> Result<Vec<(Range<u64>, u32)>, ChunkError> {
         let mut found: Vec<(Range<u64>, u32)> = Vec::new();
-        for chunk in 0..self.layout.chunks(shape.size) {
+        let end = self.layout.chunks(shape.size);
+        let mut floors = Floors::new(self, shape, keys);
+        let mut next = 0;
+        loop {
+            next = self.skip_hole(&mut floors, next..end)?;
+            if next >= end {
+                break;
+            }
+            let chunk = next;
+            next += 1;
             let _guard = self.ranges.shared(chunk..chunk + 1);
             match (self.verify_chunk(shape, keys, chunk)?, found.last_mut()) {
                 (0, _) => {}
@@ -209,6 +281,17 @@ impl<B: Backing> SealedFile<B> {
             }
         }
         Ok(found)
+    }
+
+    /// The first of `chunks` that has to be looked at: there is data, or should be. A hole may be as
+    /// long as a file can be.
+    fn skip_hole(&self, floors: &mut Floors<'_, B>, chunks: Range<u64>) -> Result<u64, ChunkError> {
+        if chunks.is_empty() {
+            return Ok(chunks.end);
+        }
+        let data = self.backing.seek_data(self.layout.unit_offset(chunks.start))?;
+        let data = data.map_or(chunks.end, |at| self.layout.chunk_at(at).clamp(chunks.start, chunks.end));
+        floors.first_promised(chunks.start..data)
     }
 }
 

@@ -18,9 +18,9 @@ use super::lookup::seal_name;
 use super::open_file::{Ciphertext, OpenFile};
 use super::{Attr, FileKind, Fs, FsResult, Requester};
 use crate::chunk::SealedFile;
-use crate::format::Id;
 use crate::format::head::{Head, Kind};
 use crate::format::slot::Wrapped;
+use crate::format::{DIRECTORY_NAME, Id};
 use crate::names::StoredName;
 use crate::sys::identity::act_as;
 
@@ -209,10 +209,12 @@ impl Fs {
     }
 
     fn undo_mkdir(&self, parent: &Inode, stored: &StoredName) {
-        let record = format!("{}/{}", stored.name, crate::format::DIRECTORY_NAME);
+        let disk = &self.volume.disk;
         let removed = parent.fd().and_then(|fd| {
-            let _ = self.volume.disk.unlink(&*fd, &record);
-            Ok(self.volume.disk.remove_dir(&*fd, &stored.name)?)
+            if let Ok(made) = disk.find(&*fd, &stored.name) {
+                let _ = disk.unlink(made, DIRECTORY_NAME);
+            }
+            Ok(disk.remove_dir(&*fd, &stored.name)?)
         });
         if removed.is_ok() {
             self.remove_sidecar(parent, stored);

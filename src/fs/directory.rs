@@ -266,12 +266,13 @@ fn candidates(disk: &Disk, fd: impl AsFd, names: &[String]) -> Vec<Id> {
 
 /// The head of the file or subdirectory `name`.
 fn head_of(disk: &Disk, fd: impl AsFd, name: &str) -> Option<Head> {
-    let entry = disk.open(fd, name, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
-    let mut bytes = [0; PAGE_LEN];
-    let (file, kind) = match disk.open(&entry, DIRECTORY_NAME, OFlags::RDONLY) {
-        Ok(record) => (record, Kind::Directory),
-        Err(_) => (entry, Kind::File),
+    let (file, kind) = match disk.open(&fd, name, OFlags::RDONLY) {
+        Ok(file) => (file, Kind::File),
+        Err(_) => {
+            (disk.open(disk.find(&fd, name).ok()?, DIRECTORY_NAME, OFlags::RDONLY).ok()?, Kind::Directory)
+        }
     };
+    let mut bytes = [0; PAGE_LEN];
     file.read_at(&mut bytes, 0).ok()?;
     Some(Page::parse(&bytes, kind).ok()?.head)
 }

@@ -194,7 +194,7 @@ impl Fs {
             return Ok(None);
         }
         let keys = open.keys(self, Access::WriteBack)?;
-        let settling = open.sealed.begin_settling(&keys)?;
+        let settling = open.sealed.begin_settling(&keys, |newest| self.next_epoch(newest))?;
         drop(keys);
         Ok(settling.map(|settling| Job { inode: Arc::clone(inode), open, settling }))
     }

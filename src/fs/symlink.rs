@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::disk::DiskFile;
 use super::inode::Inode;
 use super::{Attr, FileKind, Fs, FsError, FsResult, Requester};
 use crate::chunk::Backing;
@@ -90,7 +91,7 @@ impl Fs {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
         }
-        let file = disk.create(root, &place_of(name), OFlags::EXCL, Mode::from(0o600))?;
+        let file = disk.create(self.targets()?, name, OFlags::EXCL, Mode::from(0o600))?;
         let written = file.write_at(sealed, 0).and_then(|()| file.sync(false));
         if let Err(error) = written {
             self.remove_target(&link);
@@ -105,7 +106,7 @@ impl Fs {
     }
 
     fn read_target(&self, name: &str) -> FsResult<Vec<u8>> {
-        let file = self.volume.disk.open(&self.volume.root, &place_of(name), OFlags::RDONLY)?;
+        let file = self.volume.disk.open(self.targets()?, name, OFlags::RDONLY)?;
         let mut sealed = vec![0; MAX_SEALED_LEN];
         let len = file.read_at(&mut sealed, 0)?;
         sealed.truncate(len);
@@ -114,12 +115,18 @@ impl Fs {
 
     /// What is left of a removal that was interrupted does no harm.
     fn remove_target(&self, link: &Link) {
-        if let Link::Stored(name) = link {
-            let _ = self.volume.disk.unlink(&self.volume.root, &place_of(name));
+        if let (Link::Stored(name), Ok(targets)) = (link, self.targets()) {
+            let _ = self.volume.disk.unlink(targets, name);
         }
     }
-}
 
-fn place_of(name: &str) -> String {
-    format!("{TARGETS_NAME}/{name}")
+    /// The directory of targets. Never by way of a symbolic link in its place: that could lead out
+    /// of the volume.
+    fn targets(&self) -> FsResult<DiskFile> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        match self.volume.disk.open(&self.volume.root, TARGETS_NAME, flags) {
+            Err(Errno::NOTDIR) => Err(FsError::damaged(format!("{TARGETS_NAME} is no directory"))),
+            opened => Ok(opened?),
+        }
+    }
 }

@@ -68,7 +68,8 @@ fn file(bad: Vec<Range<u64>>) -> Opened<BadDisk> {
     let head = Head::new(Kind::File, Id([1; 16]), Id([2; 16]), Id([3; 16]));
     let made = SealedFile::create(Memory::default(), head, &key(), Wrapped::default(), 1).unwrap();
     made.file.write(&made.keys, 0, &vec![5; 1300 * PAYLOAD as usize], |_| Ok::<_, ChunkError>(1)).unwrap();
-    let mut settling = made.file.begin_settling(&made.keys).unwrap().unwrap();
+    let next = |newest| Ok::<_, ChunkError>(newest + 1);
+    let mut settling = made.file.begin_settling(&made.keys, next).unwrap().unwrap();
     while made.file.settle(&made.keys, &mut settling).unwrap() != kmsfs::chunk::Step::Done {}
     let memory = Memory::default();
     memory.replace(made.file.backing().snapshot());

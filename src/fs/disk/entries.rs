@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, Dev, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 
 use super::{Call, Disk, DiskFile};
 use crate::sys;
@@ -20,27 +20,38 @@ impl Disk {
         })
     }
 
-    /// Opens an entry that exists.
+    /// Opens a regular file that exists, or with `O_DIRECTORY` a directory. Nothing else is opened:
+    /// a FIFO would make the caller wait, and a device node or a symbolic link could lead anywhere.
     ///
     /// # Errors
-    /// As open(2).
+    /// As open(2); `ENOTDIR` and `EIO` for an entry of another type.
     pub fn open(&self, dir: impl AsFd, name: &str, flags: OFlags) -> Result<DiskFile> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = self.call(Call::Open { dir: dir.as_fd(), name }, || {
-            rustix::fs::openat(&dir, name, flags, Mode::empty())
-        });
-        Ok(DiskFile::new(self.clone(), opened?))
+        let found = self.find(dir, name)?;
+        match FileType::from_raw_mode(self.stat(&found)?.st_mode) {
+            FileType::Directory if flags.contains(OFlags::DIRECTORY) => self.reopen_file(&found, flags),
+            _ if flags.contains(OFlags::DIRECTORY) => Err(Errno::NOTDIR),
+            FileType::RegularFile => self.reopen_file(&found, flags),
+            _ => Err(Errno::IO),
+        }
     }
 
     /// Opens a regular file for reading and writing, created if it is not there; `flags` may add
     /// `O_EXCL`.
     ///
     /// # Errors
-    /// As open(2).
+    /// As open(2); `EIO` where there is something else than a regular file.
     pub fn create(&self, dir: impl AsFd, name: &str, flags: OFlags, mode: Mode) -> Result<DiskFile> {
-        let flags = flags | OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let created = self
-            .call(Call::Create { dir: dir.as_fd(), name }, || rustix::fs::openat(&dir, name, flags, mode));
+        let exclusive = flags.contains(OFlags::EXCL);
+        if !exclusive {
+            match self.open(dir.as_fd(), name, OFlags::RDWR | flags) {
+                Err(Errno::NOENT) => {}
+                opened => return opened,
+            }
+        }
+        // Whoever is faster in between is refused: what is opened here was made here.
+        let flags = flags | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let call = Call::Create { dir: dir.as_fd(), name };
+        let created = self.call(call, || rustix::fs::openat(&dir, name, flags, mode));
         Ok(DiskFile::new(self.clone(), created?))
     }
 

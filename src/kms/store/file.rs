@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{
@@ -38,6 +39,12 @@ pub(super) fn open(disk: &dyn Disk, dir: &Path) -> Result<Database, StoreError> 
     open_as(disk, &dir.join(FILE))
 }
 
+/// The database panics over some damage to its file.
+fn caught<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.unwrap_or_else(|_| Err(StoreError::damaged("its file cannot be read")))
+}
+
 fn open_as(disk: &dyn Disk, path: &Path) -> Result<Database, StoreError> {
     let backend = disk.open(path).map_err(StoreError::io("open the key store"))?;
     // An empty file would be taken for a database to be.
@@ -47,7 +54,8 @@ fn open_as(disk: &dyn Disk, path: &Path) -> Result<Database, StoreError> {
     let mut builder = builder();
     // Else a file that was damaged is trusted, and the database panics on what it finds.
     builder.set_check_integrity_on_open(true);
-    builder.create_with_backend(Boxed(backend)).map_err(|error| match error {
+    let opened = caught(|| Ok(builder.create_with_backend(Boxed(backend))))?;
+    opened.map_err(|error| match error {
         redb::DatabaseError::Storage(redb::StorageError::Io(error))
             if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
         {
@@ -59,6 +67,10 @@ fn open_as(disk: &dyn Disk, path: &Path) -> Result<Database, StoreError> {
 
 /// Reads everything.
 pub(super) fn read(database: &Database, path: impl Fn() -> PathBuf) -> Result<Image, StoreError> {
+    caught(|| read_tables(database, path))
+}
+
+fn read_tables(database: &Database, path: impl Fn() -> PathBuf) -> Result<Image, StoreError> {
     let read = database.begin_read().map_err(StoreError::database)?;
     let foreign = |_| StoreError::NotAStore(path());
     let mut image = Image::default();

@@ -126,3 +126,32 @@ mod millis {
         Timestamp::from_millisecond(i64::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..3) {
+            bytes.insert(0, kind);
+            if let Ok(record) = Record::decode(&bytes) {
+                prop_assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
+            }
+        }
+
+        #[test]
+        fn absurd_lengths_are_refused(len: u64, kind in 0u8..2) {
+            // An alias begins with its name's length, a key's description has one further on.
+            let mut bytes = vec![kind];
+            bytes.extend([0; 19]);
+            bytes.push(253);
+            bytes.extend(len.to_le_bytes());
+            bytes.insert(1, 253);
+            bytes.splice(2..10, len.to_le_bytes());
+            prop_assert!(Record::decode(&bytes).is_err());
+        }
+    }
+}
