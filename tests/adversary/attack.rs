@@ -237,7 +237,7 @@ impl Attacker<'_> {
             let mut name = self.dice.bytes(len);
             name.iter_mut().for_each(|b| {
                 if *b == b'/' {
-                    *b = b'x'
+                    *b = b'x';
                 }
             });
             match self.dice.below(5) {

@@ -225,7 +225,7 @@ impl Case<'_> {
             Ok((attr, fh)) => {
                 let data = self.dice.bytes(100);
                 self.written.entry((attr.ino, 0)).or_default().push(data.clone());
-                let written = fs.write(fh, 0, &data, false, false);
+                let written = fs.write(fh, 0, &data, false, None);
                 fs.release(fh);
                 written.map_err(|e| format!("writing to a new file: {e}"))
             }
@@ -276,7 +276,7 @@ impl Case<'_> {
         };
         let chunk = self.dice.below(6) as u64;
         let data = self.dice.bytes(PAYLOAD as usize);
-        let written = fs.write(fh, chunk * PAYLOAD, &data, false, false);
+        let written = fs.write(fh, chunk * PAYLOAD, &data, false, None);
         let result = written.map(|()| {
             let mut back = vec![0; data.len()];
             fs.read(fh, chunk * PAYLOAD, &mut back).is_ok_and(|_| back == data)

@@ -36,7 +36,7 @@ fn write(fs: &Fs, name: &str, chunk: u64, byte: u8) {
         Ok(attr) => fs.open(attr.ino, true).unwrap(),
         Err(_) => fs.create(me(), ROOT_INO, OsStr::new(name), mode(0o600)).unwrap().1,
     };
-    fs.write(fh, chunk * PAYLOAD, &[byte; PAYLOAD as usize], false, false).unwrap();
+    fs.write(fh, chunk * PAYLOAD, &[byte; PAYLOAD as usize], false, None).unwrap();
     fs.release(fh);
 }
 

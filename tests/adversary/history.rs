@@ -65,13 +65,16 @@ pub(crate) enum What {
     Fifo,
 }
 
+/// Plaintexts by the number of their chunk.
+pub(crate) type Chunks = Arc<BTreeMap<u64, Vec<u8>>>;
+
 /// The volume at one time.
 pub(crate) struct Moment {
     /// A copy of its ciphertext.
     pub(crate) root: PathBuf,
     pub(crate) tree: BTreeMap<Vec<u8>, What>,
     /// Contents of the files, by chunk, and their sizes.
-    pub(crate) files: HashMap<Id, (u64, Arc<BTreeMap<u64, Vec<u8>>>)>,
+    pub(crate) files: HashMap<Id, (u64, Chunks)>,
 }
 
 #[derive(Default)]
@@ -292,7 +295,7 @@ impl Life<'_> {
         let data = self.dice.bytes(len);
         let id = self.id(path);
         let fh = self.fs().open(self.ino(path), true).unwrap();
-        self.fs().write(fh, chunk * PAYLOAD, &data, false, false).unwrap();
+        self.fs().write(fh, chunk * PAYLOAD, &data, false, None).unwrap();
         self.fs().release(fh);
         let file = self.files.get_mut(&id).unwrap();
         file.join_session();

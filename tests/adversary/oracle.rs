@@ -238,8 +238,8 @@ impl Oracle<'_> {
     /// The header that a file was opened with: the newest slot that is one of its own.
     fn header_of(&self, path: &[u8], ino: u64, id: &Id, slots: &Slots) -> Verdict<Header> {
         let slots = slots.get(&ino).ok_or_else(|| format!("{}: an unknown inode", shown(path)))?;
-        let known = slots.iter().filter_map(|slot| self.history.headers.get(slot));
-        let own = known.filter(|header| header.file == *id).cloned().next();
+        let mut known = slots.iter().filter_map(|slot| self.history.headers.get(slot));
+        let own = known.find(|header| header.file == *id).cloned();
         own.ok_or_else(|| format!("{} opened with a header that it never had", shown(path)))
     }
 

@@ -26,9 +26,8 @@ impl Outside {
     /// Whether anybody listed, opened, read or changed something there.
     pub(crate) fn was_touched(&self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); 4_096];
-        let touched = inotify::Reader::new(&self.events, &mut buffer)
+        inotify::Reader::new(&self.events, &mut buffer)
             .next()
-            .is_ok_and(|event| !event.events().contains(ReadFlags::IGNORED));
-        touched
+            .is_ok_and(|event| !event.events().contains(ReadFlags::IGNORED))
     }
 }
