@@ -83,10 +83,11 @@ impl Fs {
         let parent = self.inodes.find(parent)?;
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
-        self.write_sidecar(&parent, &stored)?;
         let fd = parent.fd()?;
         let wanted = self.permissions(&fd, mode);
-        on_behalf_of(by, || self.volume.disk.make_dir(&fd, &stored.name, wanted | Mode::RWXU))?;
+        self.make_named(&parent, &stored, || {
+            on_behalf_of(by, || self.volume.disk.make_dir(&fd, &stored.name, wanted | Mode::RWXU))
+        })?;
         let made = (|| {
             let inode = self.inodes.enter(&parent, &stored.name)?;
             let made = Directory::create(&self.volume, &*inode.fd()?, &directory)?;
@@ -111,9 +112,9 @@ impl Fs {
         let inode = self.inodes.find(ino)?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
-        self.write_sidecar(&parent, &stored)?;
-        let fd = inode.fd()?;
-        self.volume.disk.link(&*fd, &*parent.fd()?, &stored.name)?;
+        self.make_named(&parent, &stored, || {
+            Ok(self.volume.disk.link(&*inode.fd()?, &*parent.fd()?, &stored.name)?)
+        })?;
         self.finish_entry(&parent, &stored, |_| Ok(()))
     }
 
@@ -129,11 +130,10 @@ impl Fs {
         let parent = self.inodes.find(parent)?;
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
-        self.write_sidecar(&parent, &stored)?;
         let dir = parent.fd()?;
         let disk = &self.volume.disk;
         let create = || disk.create(&dir, &stored.name, OFlags::EXCL, self.permissions(&dir, mode));
-        let file = on_behalf_of(by, create)?;
+        let file = self.make_named(&parent, &stored, || on_behalf_of(by, create))?;
         let made = (|| {
             self.give_group(by, &file)?;
             let open = Arc::new(self.begin_file(&directory, file)?);
@@ -185,9 +185,8 @@ impl Fs {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
-        self.write_sidecar(&parent, &stored)?;
         let dir = parent.fd()?;
-        on_behalf_of(by, || make(&dir, &stored.name))?;
+        self.make_named(&parent, &stored, || on_behalf_of(by, || make(&dir, &stored.name)))?;
         self.finish_entry(&parent, &stored, |inode| self.give_group(by, &*inode.fd()?))
     }
 

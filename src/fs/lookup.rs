@@ -30,7 +30,30 @@ impl Fs {
         self.inodes.forget(ino, lookups);
     }
 
-    /// Writes the sidecar of a long name, durably, before the entry that needs it.
+    /// Makes an entry, with the sidecar that a long name needs, durably, before it. Where the entry
+    /// did not come to be, the sidecar goes again.
+    pub(super) fn make_named<T>(
+        &self,
+        parent: &Inode,
+        stored: &StoredName,
+        make: impl FnOnce() -> FsResult<T>,
+    ) -> FsResult<T> {
+        self.write_sidecar(parent, stored)?;
+        make().inspect_err(|_| self.remove_spare_sidecar(parent, stored))
+    }
+
+    pub(super) fn exists(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
+        self.volume.disk.stat_at(&*parent.fd()?, &stored.name)?;
+        Ok(())
+    }
+
+    /// Removes the sidecar of a name that is certainly not there.
+    pub(super) fn remove_spare_sidecar(&self, parent: &Inode, stored: &StoredName) {
+        if stored.sidecar.is_some() && self.exists(parent, stored).is_err_and(|e| e.errno() == libc::ENOENT) {
+            self.remove_sidecar(parent, stored);
+        }
+    }
+
     pub(super) fn write_sidecar(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
         let Some(sidecar) = &stored.sidecar else { return Ok(()) };
         let name = stored.sidecar_name();

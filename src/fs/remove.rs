@@ -90,7 +90,9 @@ impl Fs {
             self.write_sidecar(&from, &source)?;
         }
         let emptied = match mode {
-            RenameMode::Replace => self.make_way(&from, &source, &to, &target)?,
+            RenameMode::Replace => self
+                .make_way(&from, &source, &to, &target)
+                .inspect_err(|_| self.remove_spare_sidecar(&to, &target))?,
             _ => None,
         };
         let flags = match mode {
@@ -102,10 +104,7 @@ impl Fs {
             self.volume.disk.rename((&*from.fd()?, &source.name), (&*to.fd()?, &target.name), flags);
         if let Err(error) = renamed {
             self.refill_directory(emptied);
-            // Only of what is certainly not there.
-            if self.exists(&to, &target).is_err_and(|e| e.errno() == libc::ENOENT) {
-                self.remove_sidecar(&to, &target);
-            }
+            self.remove_spare_sidecar(&to, &target);
             return Err(error.into());
         }
         if let Some(moved) = moved {
@@ -144,11 +143,6 @@ impl Fs {
                 self.let_go(inode, opening);
             }
         }
-    }
-
-    fn exists(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
-        self.volume.disk.stat_at(&*parent.fd()?, &stored.name)?;
-        Ok(())
     }
 
     /// When a directory is to replace an empty one, which the backing filesystem does not take for
