@@ -111,7 +111,8 @@ impl Fs {
             moved.set_place(&to, &target.name);
         }
         if mode != RenameMode::Exchange {
-            self.remove_sidecar(&from, &source);
+            // Two names of one file both stay.
+            self.remove_spare_sidecar(&from, &source);
         } else if let Some(replaced) = &replaced {
             replaced.set_place(&from, &source.name);
         }
