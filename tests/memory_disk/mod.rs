@@ -276,6 +276,12 @@ impl Disk for MemoryDisk {
         Ok(bytes)
     }
 
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.plain(false)?;
+        let inside = state.seen.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+    }
+
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.naming(Naming::Rename(from.to_owned(), to.to_owned()), present(from))
     }
