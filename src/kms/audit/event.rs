@@ -223,7 +223,26 @@ struct Members<'a>(&'a [(&'a str, Parameter<'a>)]);
 
 impl Serialize for Members<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+        serializer.collect_map(self.0.iter().map(|(name, value)| (Camel(name), value)))
+    }
+}
+
+/// The name of a parameter: the API's begin with a capital, CloudTrail's do not.
+struct Camel<'a>(&'a str);
+
+impl Serialize for Camel<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut short = arrayvec::ArrayString::<64>::new();
+        match self.0.as_bytes().first() {
+            Some(first) if first.is_ascii_uppercase() && short.try_push_str(self.0).is_ok() => {
+                let start = first.to_ascii_lowercase();
+                short.clear();
+                short.push(char::from(start));
+                short.push_str(&self.0[1..]);
+                serializer.serialize_str(&short)
+            }
+            _ => serializer.serialize_str(self.0),
+        }
     }
 }
 
@@ -271,9 +290,10 @@ impl Serialize for Resources<'_> {
             arn: &'a str,
         }
         let account = &*self.0.realm.account;
-        serializer.collect_seq(self.0.resources.iter().map(|arn| {
-            let kind = if arn.contains(":alias/") { "AWS::KMS::Alias" } else { "AWS::KMS::Key" };
-            Named { account, kind, arn }
+        serializer.collect_seq(self.0.resources.iter().map(|arn| Named {
+            account,
+            kind: resource_type(arn),
+            arn,
         }))
     }
 }
@@ -281,6 +301,11 @@ impl Serialize for Resources<'_> {
 fn start_of(text: &str, most: usize) -> &str {
     let boundary = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..boundary.unwrap_or(0)]
+}
+
+/// What CloudTrail calls the kind of thing that has this ARN.
+pub fn resource_type(arn: &str) -> &'static str {
+    if arn.contains(":alias/") { "AWS::KMS::Alias" } else { "AWS::KMS::Key" }
 }
 
 /// A time as CloudTrail writes it: to the second, in UTC.
@@ -334,7 +359,7 @@ mod tests {
     fn an_event_has_the_shape_of_a_cloudtrail_record() {
         let realm = Realm::default();
         let context = EncryptionContext::new().with("a", "b");
-        let parameters = [("encryptionContext", Parameter::Context(&context))];
+        let parameters = [("EncryptionContext", Parameter::Context(&context))];
         let event = event(&realm, &parameters);
         let text = event.to_json();
         assert!(!text.contains(&b'\n'));

@@ -158,7 +158,10 @@ impl Journal {
             let event = segment::first_event(&setup.owner, &setup.ids, previous.as_ref(), now);
             head = chain::append(&setup.key, head, &event, &mut text);
         }
-        for event in self.notices.iter().map(Vec::as_slice).chain(events) {
+        for event in &self.notices {
+            head = chain::append(&setup.key, head, event, &mut text);
+        }
+        for event in events {
             head = chain::append(&setup.key, head, event, &mut text);
         }
         match &mut self.segment {

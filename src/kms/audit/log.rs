@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -23,6 +24,7 @@ use super::error::AuditError;
 use super::event::Parameter;
 use super::journal::{Journal, Setup};
 use super::segment;
+use super::verify::{self, Report};
 use crate::clock::Clock;
 
 /// Most events that are under way or waiting at a time.
@@ -49,10 +51,10 @@ pub enum Mode {
     BestEffort,
 }
 
-/// An audit log that is being written. Dropping it writes what waits.
+/// An audit log that is being written. Dropping it ends it.
 pub struct AuditLog {
     shared: Arc<Shared>,
-    writer: Option<JoinHandle<()>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Room for one event.
@@ -66,7 +68,10 @@ pub struct Place<'l> {
 struct Shared {
     setup: Setup,
     clock: Arc<dyn Clock>,
-    mode: Mode,
+    /// [`Mode::BestEffort`].
+    goes_on: AtomicBool,
+    /// Where `journal` is, for those who cannot wait for a group to be written.
+    head: Mutex<Head>,
     /// Places that are taken.
     places: AtomicUsize,
     /// Bytes that wait.
@@ -124,7 +129,8 @@ impl AuditLog {
         let shared = Arc::new(Shared {
             setup,
             clock,
-            mode,
+            goes_on: AtomicBool::new(mode == Mode::BestEffort),
+            head: Mutex::new(anchor),
             places: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
@@ -138,7 +144,7 @@ impl AuditLog {
         shared.attempt();
         let writing = Arc::clone(&shared);
         let writer = thread::Builder::new().name("kms-audit".to_owned()).spawn(move || writing.write())?;
-        Ok(Self { shared, writer: Some(writer) })
+        Ok(Self { shared, writer: Mutex::new(Some(writer)) })
     }
 
     /// Room for the event of a call that is about to be carried out.
@@ -166,27 +172,33 @@ impl AuditLog {
         self.shared.wait(&mut queue, last)
     }
 
-    /// Waits for what came, and answers the end of what is durable.
-    ///
-    /// # Errors
-    /// Why it is not.
-    pub fn flushed_head(&self) -> Result<Head, AuditError> {
-        self.flush()?;
-        Ok(self.head())
-    }
-
     /// The end of what is durable.
     pub fn head(&self) -> Head {
-        self.shared.journal.lock().head()
+        *self.shared.head.lock()
     }
 
-    /// With the end of the log, and the segment and length at which it is. Nothing is written
-    /// meanwhile.
-    pub fn while_still<R>(&self, look: impl FnOnce(Head, Option<(u64, u64)>) -> R) -> R {
-        match &*self.shared.journal.lock() {
-            State::Open(journal) => look(journal.head(), journal.end()),
-            State::Closed(anchor) => look(*anchor, None),
+    /// Looks for what was done to the log; to `files` of it, such as an archive, if any are named.
+    ///
+    /// # Errors
+    /// When a file cannot be read. What cannot be written is no error: what is durable is verified.
+    pub fn verify(&self, files: &[PathBuf]) -> Result<Report, AuditError> {
+        let setup = self.setup();
+        if !files.is_empty() {
+            return verify::files(setup, files);
         }
+        // Refused for a reason that the next call will be told.
+        let _ = self.flush();
+        let (head, end) = match &*self.shared.journal.lock() {
+            State::Open(journal) => (journal.head(), journal.end()),
+            State::Closed(anchor) => (*anchor, None),
+        };
+        verify::log(setup, head, end)
+    }
+
+    /// What happens to calls when the log cannot be written, from now on.
+    pub fn set_mode(&self, mode: Mode) {
+        self.shared.goes_on.store(mode == Mode::BestEffort, Ordering::Release);
+        self.shared.done.notify_all();
     }
 
     /// What it is written with.
@@ -198,8 +210,20 @@ impl AuditLog {
     ///
     /// # Errors
     /// Why something could not be written; it is lost.
-    pub fn close(mut self) -> Result<Head, AuditError> {
-        self.stop()
+    pub fn end(&self) -> Result<Head, AuditError> {
+        let Some(writer) = self.writer.lock().take() else { return Ok(self.head()) };
+        self.shared.queue.lock().end = true;
+        self.shared.work.notify_one();
+        if writer.join().is_err() {
+            tracing::error!("the writer of the audit log panicked");
+        }
+        let queue = self.shared.queue.lock();
+        if let Some(error) = queue.failure.as_ref().filter(|_| !queue.events.is_empty()) {
+            tracing::error!(events = queue.events.len(), %error, "events could not be logged and are lost");
+            return Err(error.clone());
+        }
+        drop(queue);
+        Ok(self.head())
     }
 
     fn place_when_possible(&self) -> Result<Place<'_>, AuditError> {
@@ -207,7 +231,7 @@ impl AuditLog {
         let deadline = Instant::now() + PATIENCE;
         let mut queue = shared.queue.lock();
         loop {
-            if shared.mode == Mode::BestEffort && queue.failure.is_some() {
+            if shared.goes_on() && queue.failure.is_some() {
                 let counted = shared.places.fetch_add(1, Ordering::Relaxed) < MAX_PLACES
                     && shared.bytes.load(Ordering::Relaxed) < MAX_BYTES;
                 if !counted {
@@ -233,32 +257,12 @@ impl AuditLog {
             }
         }
     }
-
-    fn stop(&mut self) -> Result<Head, AuditError> {
-        let Some(writer) = self.writer.take() else { return Ok(self.head()) };
-        self.shared.queue.lock().end = true;
-        self.shared.work.notify_one();
-        if writer.join().is_err() {
-            tracing::error!("the writer of the audit log panicked");
-        }
-        let queue = self.shared.queue.lock();
-        match &queue.failure {
-            Some(error) if !queue.events.is_empty() => {
-                tracing::error!(events = queue.events.len(), %error, "events could not be logged and are lost");
-                Err(error.clone())
-            }
-            _ => {
-                drop(queue);
-                Ok(self.head())
-            }
-        }
-    }
 }
 
 impl Drop for AuditLog {
     fn drop(&mut self) {
         // Said to the log of the process already.
-        let _ = self.stop();
+        let _ = self.end();
     }
 }
 
@@ -276,7 +280,7 @@ impl Place<'_> {
         let shared = Arc::clone(&self.log.shared);
         let Some(number) = self.enter(event, true) else { return Ok(()) };
         let waited = shared.wait(&mut shared.queue.lock(), number);
-        if shared.mode == Mode::BestEffort { Ok(()) } else { waited }
+        if shared.goes_on() { Ok(()) } else { waited }
     }
 
     fn enter(self, event: Vec<u8>, urgent: bool) -> Option<u64> {
@@ -330,6 +334,10 @@ impl State {
 }
 
 impl Shared {
+    fn goes_on(&self) -> bool {
+        self.goes_on.load(Ordering::Acquire)
+    }
+
     /// The writer's thread.
     fn write(&self) {
         loop {
@@ -392,6 +400,7 @@ impl Shared {
                 self.places.fetch_sub(group.len(), Ordering::Relaxed);
                 self.bytes.fetch_sub(group.iter().map(Vec::len).sum(), Ordering::Relaxed);
                 queue.durable = last;
+                *self.head.lock() = state.head();
                 if queue.failure.take().is_some() {
                     tracing::info!("the audit log can be written again");
                 }

@@ -6,11 +6,14 @@
 //! changes a line can recompute the digests after it.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::chain::{Head, Line};
-use super::segment::{First, Previous, file_name, first_line};
+use super::error::AuditError;
+use super::journal::Setup;
+use super::segment::{First, MAX_READ, Previous, file_name, first_line, list};
 use crate::crypto::kdf::sha256;
 use crate::secret::Key;
 
@@ -234,4 +237,63 @@ impl fmt::Debug for Verifier<'_> {
 fn time_of(text: &[u8]) -> Option<String> {
     let event: serde_json::Value = serde_json::from_slice(text).ok()?;
     Some(event["eventTime"].as_str()?.to_owned())
+}
+
+/// Verifies all of a log that reached `head`, with its last segment and that one's length.
+pub(super) fn log(setup: &Setup, head: Head, end: Option<(u64, u64)>) -> Result<Report, AuditError> {
+    let listed = list(&*setup.disk, &setup.dir).map_err(AuditError::io("list", &setup.dir))?;
+    let mut verifier = Verifier::new(Some(&setup.key), Some(head));
+    for first in listed {
+        let name = file_name(first);
+        let path = setup.dir.join(&name);
+        let mut bytes = setup.disk.read(&path, MAX_READ).map_err(AuditError::io("read", &path))?;
+        match end {
+            // Written meanwhile; it will be looked at the next time.
+            Some((last, _)) if first > last => break,
+            Some((last, len)) if first == last => bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX)),
+            _ => {}
+        }
+        verifier.segment(&name, &bytes);
+    }
+    Ok(verifier.finish())
+}
+
+/// Verifies some files of a log, in the order of their names.
+pub(super) fn files(setup: &Setup, files: &[PathBuf]) -> Result<Report, AuditError> {
+    let mut named: Vec<(String, &PathBuf)> = files
+        .iter()
+        .map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path))
+        .collect();
+    named.sort();
+    let mut verifier = Verifier::new(Some(&setup.key), None);
+    for (name, path) in named {
+        let bytes = setup.disk.read(path, MAX_READ).map_err(AuditError::io("read", path))?;
+        verifier.segment(&name, &bytes);
+    }
+    Ok(verifier.finish())
+}
+
+/// Whether an event with this id is in a line after `anchor`.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn mentions(setup: &Setup, id: &str, anchor: Head) -> Result<bool, AuditError> {
+    let listed = list(&*setup.disk, &setup.dir).map_err(AuditError::io("list", &setup.dir))?;
+    // Within a string the quotes would be escaped.
+    let wanted = format!("\"eventID\":\"{id}\"");
+    for first in listed.into_iter().rev() {
+        let path = setup.dir.join(file_name(first));
+        let bytes = setup.disk.read(&path, MAX_READ).map_err(AuditError::io("read", &path))?;
+        if memmem(&bytes, wanted.as_bytes()) {
+            return Ok(true);
+        }
+        if first <= anchor.sequence {
+            break;
+        }
+    }
+    Ok(false)
+}
+
+fn memmem(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len()).any(|window| window == wanted)
 }

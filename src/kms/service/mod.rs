@@ -1,6 +1,7 @@
 //! The service itself: what is in memory, and the choke point that every call passes.
 
 mod aliases;
+mod audit;
 mod book;
 mod crypt;
 pub(super) mod facts;
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 
 use super::api::StatusResponse;
+use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, Setup};
 use super::error::KmsError;
 use super::id::{KeyId, Realm, StoreId};
 use super::state::{self, KeyManager, Operation};
@@ -106,6 +108,9 @@ pub struct Service {
     watchers: Arc<Watchers>,
     /// Milliseconds since 1970 of the next deletion; `i64::MAX` when there is none.
     next_deletion: AtomicI64,
+    audit: AuditLog,
+    /// Effective user of this process: the account's root.
+    owner: u32,
 }
 
 impl std::fmt::Debug for Service {
@@ -114,10 +119,18 @@ impl std::fmt::Debug for Service {
     }
 }
 
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.close_audit();
+    }
+}
+
 /// A call under way: who, what, when.
 pub(super) struct Call<'a> {
     caller: &'a Caller,
     operation: Operation,
+    /// Of its event in the audit log.
+    id: EventId,
     now: Timestamp,
     facts: &'a dyn Facts,
     /// The keys that it has come to, in this order.
@@ -289,9 +302,13 @@ impl Service {
         if !operation.is_cryptographic() {
             self.tick();
         }
-        let call = Call { caller, operation, now: self.clock.now(), facts, keys: RefCell::default() };
+        let place = self.audit_place()?;
+        let id = self.audit.setup().ids.next();
+        let call = Call { caller, operation, id, now: self.clock.now(), facts, keys: RefCell::default() };
+        let carried = self.carried(&call);
         let result = body(&call);
         self.record(&call, result.as_ref().err());
+        self.log_call(&call, place, carried, result.as_ref().err())?;
         result
     }
 
@@ -319,7 +336,7 @@ impl Service {
         Ok(())
     }
 
-    /// Audit of a finished call, refused ones too.
+    /// A finished call in the log for people, refused ones too.
     fn record(&self, call: &Call<'_>, error: Option<&KmsError>) {
         let (caller, operation) = (call.caller, call.operation);
         let keys = call.keys.borrow();
@@ -335,7 +352,18 @@ impl Service {
 
     fn start(store: Store, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
         let book = Book::load(&store)?;
+        let setup = Setup {
+            disk: Arc::clone(store.disk()),
+            dir: store.dir().join(DIRECTORY),
+            owner: Owner { store: *store.id(), realm: store.realm().clone() },
+            key: store.audit_key(),
+            limits: Limits::default(),
+            ids: Arc::new(EventIds::random()?),
+        };
+        let audit = AuditLog::start(setup, store.audit_anchor(), Mode::Required, Arc::clone(&clock));
         let service = Self {
+            audit: audit.map_err(StoreError::io("start the audit log"))?,
+            owner: rustix::process::geteuid().as_raw(),
             next_deletion: AtomicI64::new(book.next_deletion()),
             store,
             clock,
@@ -345,6 +373,7 @@ impl Service {
             book: RwLock::new(book),
             watchers: Arc::default(),
         };
+        service.log_what_was_left();
         service.tick();
         Ok(Arc::new(service))
     }
