@@ -40,7 +40,7 @@ pub(super) fn open(disk: &dyn Disk, dir: &Path) -> Result<Database, StoreError> 
     open_as(disk, &dir.join(FILE))
 }
 
-/// The database panics over some damage to its file.
+/// The database panics over some damage to its file, which it may only come to when it writes.
 fn caught<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let done = catch_unwind(AssertUnwindSafe(work));
     done.unwrap_or_else(|_| Err(StoreError::damaged("its file cannot be read")))
@@ -93,9 +93,11 @@ fn read_tables(database: &Database, path: impl Fn() -> PathBuf) -> Result<Image,
 
 /// Makes all edits durable, or none; see [`super::writer`] for what a failure leaves.
 pub(super) fn apply(database: &Database, edits: &[Edit]) -> Result<(), StoreError> {
-    let transaction = begin(database)?;
-    write_edits(&transaction, edits)?;
-    transaction.commit().map_err(StoreError::database)
+    caught(|| {
+        let transaction = begin(database)?;
+        write_edits(&transaction, edits)?;
+        transaction.commit().map_err(StoreError::database)
+    })
 }
 
 /// Writes a file with the contents of `image` aside, durably. Gives it no other name.
