@@ -91,7 +91,7 @@ struct Shared {
 enum State {
     /// Not opened yet, with the anchor.
     Closed(Head),
-    Open(Journal),
+    Open(Box<Journal>),
 }
 
 /// Events are numbered by the order in which they came, from 1.
@@ -432,7 +432,7 @@ impl Shared {
     fn write_group(&self, state: &mut State, group: &VecDeque<Vec<u8>>) -> Result<(), AuditError> {
         let now = self.clock.now();
         if let State::Closed(anchor) = *state {
-            *state = State::Open(Journal::open(self.setup.clone(), anchor, now)?);
+            *state = State::Open(Box::new(Journal::open(self.setup.clone(), anchor, now)?));
         }
         match state {
             State::Open(journal) => journal.append(group.iter().map(Vec::as_slice), now),

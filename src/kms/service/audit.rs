@@ -177,7 +177,7 @@ impl Service {
             return Ok(());
         }
         match (place.fill_durably(event), carried) {
-            (Ok(()), carried) => carried.map(Accompanied::is_logged),
+            (Ok(()), carried) => carried.map(Accompanied::logged),
             // It is durable in the store.
             (Err(error), Some(carried)) if carried.is_committed() => {
                 tracing::warn!(%error, "a change is not in the audit log yet");
