@@ -12,6 +12,7 @@ mod context;
 mod encoding;
 mod error;
 mod id;
+pub mod policy;
 mod schedule;
 mod service;
 pub mod socket;
