@@ -45,10 +45,32 @@ pub enum ErrorKind {
     KeyUnavailable,
     /// The dry run would have succeeded.
     DryRun,
+    /// The key is not made for this.
+    InvalidKeyUsage,
+    /// The signature is not of this message under this key.
+    InvalidSignature,
+    /// The MAC is not of this message under this key.
+    InvalidMac,
+    /// Not a grant token, or no longer one.
+    InvalidGrantToken,
+    /// Not the form of a grant's id.
+    InvalidGrantId,
+    /// Not a key policy, or one that would lock everybody out.
+    MalformedPolicy,
+    /// Not a tag, or too many of them.
+    Tag,
+    /// Not an import token of this key.
+    InvalidImportToken,
+    /// The import token is no longer valid.
+    ExpiredImportToken,
+    /// Other material than the key had before, or of another length or kind.
+    IncorrectKeyMaterial,
+    /// Something else about the key is under way.
+    Conflict,
 }
 
 impl ErrorKind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 28] = [
         Self::NotFound,
         Self::Disabled,
         Self::InvalidState,
@@ -66,6 +88,17 @@ impl ErrorKind {
         Self::DependencyTimeout,
         Self::KeyUnavailable,
         Self::DryRun,
+        Self::InvalidKeyUsage,
+        Self::InvalidSignature,
+        Self::InvalidMac,
+        Self::InvalidGrantToken,
+        Self::InvalidGrantId,
+        Self::MalformedPolicy,
+        Self::Tag,
+        Self::InvalidImportToken,
+        Self::ExpiredImportToken,
+        Self::IncorrectKeyMaterial,
+        Self::Conflict,
     ];
 
     /// The exception's name in the AWS KMS API.
@@ -88,6 +121,17 @@ impl ErrorKind {
             Self::DependencyTimeout => "DependencyTimeoutException",
             Self::KeyUnavailable => "KeyUnavailableException",
             Self::DryRun => "DryRunOperationException",
+            Self::InvalidKeyUsage => "InvalidKeyUsageException",
+            Self::InvalidSignature => "KMSInvalidSignatureException",
+            Self::InvalidMac => "KMSInvalidMacException",
+            Self::InvalidGrantToken => "InvalidGrantTokenException",
+            Self::InvalidGrantId => "InvalidGrantIdException",
+            Self::MalformedPolicy => "MalformedPolicyDocumentException",
+            Self::Tag => "TagException",
+            Self::InvalidImportToken => "InvalidImportTokenException",
+            Self::ExpiredImportToken => "ExpiredImportTokenException",
+            Self::IncorrectKeyMaterial => "IncorrectKeyMaterialException",
+            Self::Conflict => "ConflictException",
         }
     }
 

@@ -12,10 +12,12 @@ mod context;
 mod encoding;
 mod error;
 mod id;
+mod named;
 pub mod policy;
 mod schedule;
 mod service;
 pub mod socket;
+mod spec;
 mod state;
 mod store;
 pub mod store_api;
@@ -27,8 +29,10 @@ pub use blob::{Blob, BlobHead, DATA_KEY_BLOB_LEN, MAX_BLOB, NotABlob, OVERHEAD};
 pub use context::EncryptionContext;
 pub use error::{ErrorKind, KmsError, Reason};
 pub use id::{AliasName, Arn, KeyId, KeyRef, MAX_ALIAS, NotAKeyId, Realm, Resource, StoreId};
+pub use named::UnknownName;
 pub use schedule::Costs;
-pub use service::{Caller, DataKey, Service, UnwrappedDataKey};
+pub use service::{Caller, DataKey, Remote, Service, UnwrappedDataKey};
+pub use spec::{KeySpec, KeyUsage, Origin};
 pub use state::{KeyManager, KeyState, Operation};
 pub use store::{
     Disk, MIN_KEY_FILE, NotARecoveryKey, Restored, SlotInfo, SlotKind, StoreError, StoreOptions, SystemDisk,

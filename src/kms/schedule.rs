@@ -87,6 +87,11 @@ pub(super) fn fingerprint(material: &Key, key: &KeyId) -> [u8; DIGEST_LEN] {
     Kdf::new(material, key.as_bytes()).commitment(&[FINGERPRINT])
 }
 
+/// As [`fingerprint`], of material that is not a 256-bit key.
+pub(super) fn fingerprint_of_bytes(material: &[u8], key: &KeyId) -> [u8; DIGEST_LEN] {
+    Kdf::from_bytes(material, key.as_bytes()).commitment(&[FINGERPRINT])
+}
+
 /// What a guess at a passphrase costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Costs {

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ErrorKind, KmsError};
+use super::named::named;
 
 /// The state of a master key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,54 +47,84 @@ pub enum KeyManager {
     Internal,
 }
 
-/// The operations of the key service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // Each is the AWS KMS operation of its name.
-pub enum Operation {
-    CreateKey,
-    DescribeKey,
-    ListKeys,
-    EnableKey,
-    DisableKey,
-    ScheduleKeyDeletion,
-    CancelKeyDeletion,
-    RotateKeyOnDemand,
-    ListKeyRotations,
-    CreateAlias,
-    UpdateAlias,
-    DeleteAlias,
-    ListAliases,
-    GenerateDataKey,
-    GenerateDataKeyWithoutPlaintext,
-    Encrypt,
-    Decrypt,
-    ReEncrypt,
-    GenerateRandom,
+named! {
+    /// The operations of the key service.
+    #[allow(missing_docs)] // Each is the AWS KMS operation of its name.
+    Operation, "operation" {
+        CreateKey = "CreateKey",
+        DescribeKey = "DescribeKey",
+        ListKeys = "ListKeys",
+        EnableKey = "EnableKey",
+        DisableKey = "DisableKey",
+        ScheduleKeyDeletion = "ScheduleKeyDeletion",
+        CancelKeyDeletion = "CancelKeyDeletion",
+        RotateKeyOnDemand = "RotateKeyOnDemand",
+        ListKeyRotations = "ListKeyRotations",
+        CreateAlias = "CreateAlias",
+        UpdateAlias = "UpdateAlias",
+        DeleteAlias = "DeleteAlias",
+        ListAliases = "ListAliases",
+        GenerateDataKey = "GenerateDataKey",
+        GenerateDataKeyWithoutPlaintext = "GenerateDataKeyWithoutPlaintext",
+        Encrypt = "Encrypt",
+        Decrypt = "Decrypt",
+        ReEncrypt = "ReEncrypt",
+        GenerateRandom = "GenerateRandom",
+        EnableKeyRotation = "EnableKeyRotation",
+        DisableKeyRotation = "DisableKeyRotation",
+        GetKeyRotationStatus = "GetKeyRotationStatus",
+        GetKeyLastUsage = "GetKeyLastUsage",
+        UpdateKeyDescription = "UpdateKeyDescription",
+        TagResource = "TagResource",
+        UntagResource = "UntagResource",
+        ListResourceTags = "ListResourceTags",
+        PutKeyPolicy = "PutKeyPolicy",
+        GetKeyPolicy = "GetKeyPolicy",
+        ListKeyPolicies = "ListKeyPolicies",
+        CreateGrant = "CreateGrant",
+        ListGrants = "ListGrants",
+        ListRetirableGrants = "ListRetirableGrants",
+        RetireGrant = "RetireGrant",
+        RevokeGrant = "RevokeGrant",
+        GetParametersForImport = "GetParametersForImport",
+        ImportKeyMaterial = "ImportKeyMaterial",
+        DeleteImportedKeyMaterial = "DeleteImportedKeyMaterial",
+        Sign = "Sign",
+        Verify = "Verify",
+        GetPublicKey = "GetPublicKey",
+        GenerateMac = "GenerateMac",
+        VerifyMac = "VerifyMac",
+        GenerateDataKeyPair = "GenerateDataKeyPair",
+        GenerateDataKeyPairWithoutPlaintext = "GenerateDataKeyPairWithoutPlaintext",
+        CreateCustomKeyStore = "CreateCustomKeyStore",
+        ConnectCustomKeyStore = "ConnectCustomKeyStore",
+        DescribeCustomKeyStores = "DescribeCustomKeyStores",
+    }
 }
 
 impl Operation {
-    /// Every operation.
-    pub const ALL: [Self; 19] = [
-        Self::CreateKey,
-        Self::DescribeKey,
-        Self::ListKeys,
-        Self::EnableKey,
-        Self::DisableKey,
-        Self::ScheduleKeyDeletion,
-        Self::CancelKeyDeletion,
-        Self::RotateKeyOnDemand,
-        Self::ListKeyRotations,
-        Self::CreateAlias,
-        Self::UpdateAlias,
-        Self::DeleteAlias,
-        Self::ListAliases,
-        Self::GenerateDataKey,
-        Self::GenerateDataKeyWithoutPlaintext,
-        Self::Encrypt,
-        Self::Decrypt,
-        Self::ReEncrypt,
-        Self::GenerateRandom,
-    ];
+    /// Whether the operation reads and changes nothing.
+    pub fn is_read_only(self) -> bool {
+        use Operation as Op;
+        self.is_cryptographic()
+            || matches!(
+                self,
+                Op::DescribeKey
+                    | Op::ListKeys
+                    | Op::ListKeyRotations
+                    | Op::ListAliases
+                    | Op::GenerateRandom
+                    | Op::GetKeyRotationStatus
+                    | Op::GetKeyLastUsage
+                    | Op::ListResourceTags
+                    | Op::GetKeyPolicy
+                    | Op::ListKeyPolicies
+                    | Op::ListGrants
+                    | Op::ListRetirableGrants
+                    | Op::GetParametersForImport
+                    | Op::DescribeCustomKeyStores
+            )
+    }
 
     /// Whether the operation uses key material. Such operations change nothing in the store.
     pub fn is_cryptographic(self) -> bool {
@@ -104,6 +135,26 @@ impl Operation {
                 | Self::Encrypt
                 | Self::Decrypt
                 | Self::ReEncrypt
+                | Self::Sign
+                | Self::Verify
+                | Self::GetPublicKey
+                | Self::GenerateMac
+                | Self::VerifyMac
+                | Self::GenerateDataKeyPair
+                | Self::GenerateDataKeyPairWithoutPlaintext
+        )
+    }
+
+    /// Whether the operation changes a key's rotation.
+    fn is_rotation(self) -> bool {
+        matches!(self, Self::EnableKeyRotation | Self::DisableKeyRotation | Self::RotateKeyOnDemand)
+    }
+
+    /// Whether the operation is about imported material.
+    fn is_import(self) -> bool {
+        matches!(
+            self,
+            Self::GetParametersForImport | Self::ImportKeyMaterial | Self::DeleteImportedKeyMaterial
         )
     }
 
@@ -114,28 +165,33 @@ impl Operation {
     /// The exception that AWS documents for the pair.
     pub fn allowed_in(self, state: KeyState) -> Result<(), ErrorKind> {
         use KeyState::{Disabled, Enabled, PendingDeletion, PendingImport, Unavailable};
+        use Operation as Op;
         let refused = match (self, state) {
-            (Self::CancelKeyDeletion, PendingDeletion) => return Ok(()),
-            (Self::CancelKeyDeletion, _) => ErrorKind::InvalidState,
+            (Op::CancelKeyDeletion, PendingDeletion) => return Ok(()),
+            (Op::CancelKeyDeletion, _) => ErrorKind::InvalidState,
             (_, Enabled) => return Ok(()),
             (op, Disabled) if op.is_cryptographic() => ErrorKind::Disabled,
             (op, _) if op.is_cryptographic() => ErrorKind::InvalidState,
-            (Self::EnableKey | Self::DisableKey, PendingImport | PendingDeletion) => ErrorKind::InvalidState,
-            (Self::RotateKeyOnDemand, Disabled) => ErrorKind::Disabled,
-            (Self::RotateKeyOnDemand, PendingDeletion) => ErrorKind::InvalidState,
-            (Self::RotateKeyOnDemand, PendingImport | Unavailable) => ErrorKind::UnsupportedOperation,
-            (Self::ScheduleKeyDeletion | Self::CreateAlias | Self::UpdateAlias, PendingDeletion) => {
-                ErrorKind::InvalidState
-            }
+            (Op::EnableKey | Op::DisableKey, PendingImport | PendingDeletion) => ErrorKind::InvalidState,
+            (Op::CreateGrant, Disabled) => ErrorKind::Disabled,
+            (Op::CreateGrant, PendingImport | PendingDeletion) => ErrorKind::InvalidState,
+            (op, Disabled) if op.is_rotation() => ErrorKind::Disabled,
+            (op, PendingDeletion) if op.is_rotation() => ErrorKind::InvalidState,
+            (op, PendingImport | Unavailable) if op.is_rotation() => ErrorKind::UnsupportedOperation,
+            (op, PendingDeletion) if op.is_import() => ErrorKind::InvalidState,
+            (op, Unavailable) if op.is_import() => ErrorKind::UnsupportedOperation,
+            (
+                Op::ScheduleKeyDeletion
+                | Op::CreateAlias
+                | Op::UpdateAlias
+                | Op::TagResource
+                | Op::UntagResource
+                | Op::UpdateKeyDescription,
+                PendingDeletion,
+            ) => ErrorKind::InvalidState,
             _ => return Ok(()),
         };
         Err(refused)
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
     }
 }
 

@@ -5,6 +5,7 @@
 //! the key, so no copy is left behind on a stack. Dropping a key zeroizes its slot.
 
 mod arena;
+mod bytes;
 
 use std::fmt;
 use std::ops::Deref;
@@ -13,6 +14,8 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use arena::Slot;
+
+pub use bytes::Secret;
 
 /// Length in bytes of every symmetric key in kmsfs.
 pub const KEY_LEN: usize = 32;

@@ -72,7 +72,7 @@ fn peer(stream: &UnixStream) -> io::Result<Caller> {
     let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
     // For people reading the log; a program can call itself anything.
     let program = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Ok(Caller { uid: peer.uid.as_raw(), gid: peer.gid.as_raw(), pid, program: program.trim_end().to_owned() })
+    Ok(Caller::local(peer.uid.as_raw(), peer.gid.as_raw(), pid, program.trim_end().to_owned()))
 }
 
 /// Reads one frame: waits long for its first byte, then gives the whole of it one deadline.

@@ -1,5 +1,7 @@
 //! Second names for keys.
 
+use std::sync::Arc;
+
 use super::book::{Book, Entry, Spelling};
 use super::keys::{page, page_limit, parse_marker};
 use super::{Call, Caller, Service};
@@ -9,7 +11,7 @@ use crate::kms::api::{
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::AliasName;
 use crate::kms::state::{KeyManager, Operation};
-use crate::kms::store::{AliasRecord, Change, Record};
+use crate::kms::store::{AliasRecord, Change, Record, RecordName};
 
 const MAX_ALIASES_PER_KEY: usize = 50;
 
@@ -20,7 +22,7 @@ impl Service {
     /// AlreadyExists, InvalidAliasName, NotFound, InvalidState, LimitExceeded beyond 50 for one
     /// key, UnsupportedOperation for internal keys, AccessDenied, Internal.
     pub fn create_alias(&self, caller: &Caller, request: &AliasRequest) -> Result<Empty, KmsError> {
-        self.run(caller, Operation::CreateAlias, |call| {
+        self.run(caller, Operation::CreateAlias, request, |call| {
             let alias = own_alias(&request.alias_name)?;
             let _writing = self.writes.lock();
             let target = {
@@ -45,7 +47,7 @@ impl Service {
     /// # Errors
     /// As [`Service::create_alias`]; NotFound when there is no such alias.
     pub fn update_alias(&self, caller: &Caller, request: &AliasRequest) -> Result<Empty, KmsError> {
-        self.run(caller, Operation::UpdateAlias, |call| {
+        self.run(caller, Operation::UpdateAlias, request, |call| {
             let alias = own_alias(&request.alias_name)?;
             let _writing = self.writes.lock();
             let record = {
@@ -66,7 +68,7 @@ impl Service {
     /// # Errors
     /// NotFound, InvalidAliasName, AccessDenied, Internal.
     pub fn delete_alias(&self, caller: &Caller, request: &DeleteAliasRequest) -> Result<Empty, KmsError> {
-        self.run(caller, Operation::DeleteAlias, |call| {
+        self.run(caller, Operation::DeleteAlias, request, |call| {
             let alias = own_alias(&request.alias_name)?;
             let _writing = self.writes.lock();
             {
@@ -74,7 +76,7 @@ impl Service {
                 let record = book.aliases.get(&alias).ok_or_else(|| self.no_alias(&alias))?;
                 self.admit(call, book.by_id(&record.target, self.realm())?)?;
             }
-            self.store.commit(&[Change::DropAlias(&alias)])?;
+            self.store.commit(&[Change::Drop(RecordName::Alias(alias.as_str()))])?;
             self.book.write().aliases.remove(&alias);
             Ok(Empty {})
         })
@@ -89,13 +91,13 @@ impl Service {
         caller: &Caller,
         request: &ListAliasesRequest,
     ) -> Result<ListAliasesResponse, KmsError> {
-        self.run(caller, Operation::ListAliases, |call| {
+        self.run(caller, Operation::ListAliases, request, |call| {
             let limit = page_limit(request.limit, 50, 100)?;
             let after: Option<AliasName> = request.marker.as_deref().map(parse_marker).transpose()?;
             let book = self.book.read();
             let target = match &request.key_id {
                 None => {
-                    self.permit(call, None)?;
+                    self.admit_general(call)?;
                     None
                 }
                 Some(key) => {
@@ -127,7 +129,12 @@ impl Service {
         Ok(Empty {})
     }
 
-    fn alias_target<'b>(&self, call: &Call<'_>, book: &'b Book, key: &str) -> Result<&'b Entry, KmsError> {
+    fn alias_target<'b>(
+        &self,
+        call: &Call<'_>,
+        book: &'b Book,
+        key: &str,
+    ) -> Result<&'b Arc<Entry>, KmsError> {
         let entry = book.resolve(key, Spelling::IdOrArn, self.realm())?;
         if entry.record.manager != KeyManager::Customer {
             let message = format!("{} is not a customer managed key and takes no alias", entry.arn);

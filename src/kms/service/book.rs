@@ -1,28 +1,36 @@
-//! The keys and aliases in memory: a copy of what is durable, with the material at hand.
+//! Everything that the store keeps, in memory: a copy of what is durable, with the material at hand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::kms::api::{AWS_KMS, ENCRYPT_DECRYPT, KeyMetadata, SYMMETRIC_DEFAULT};
+use crate::kms::api::{KeyMetadata, SYMMETRIC_DEFAULT};
 use crate::kms::blob::BlobHead;
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::{AliasName, KeyId, KeyRef, Realm, Resource, StoreId};
 use crate::kms::state::KeyState;
-use crate::kms::store::{AliasRecord, KeyRecord, Store, StoreError};
+use crate::kms::store::{
+    AccessKeyRecord, AliasRecord, GrantRecord, ImportRecord, KeyRecord, Material, Store, StoreError,
+};
 use crate::secret::Key;
 
-/// All keys and aliases.
+/// All of it.
+#[derive(Default)]
 pub(super) struct Book {
     pub(super) keys: BTreeMap<KeyId, Arc<Entry>>,
     pub(super) aliases: BTreeMap<AliasName, AliasRecord>,
+    pub(super) grants: BTreeMap<[u8; 32], GrantRecord>,
+    pub(super) access_keys: BTreeMap<String, AccessKeyRecord>,
+    /// By their tokens.
+    pub(super) imports: BTreeMap<[u8; 32], ImportRecord>,
 }
 
 /// One key. Never changed: a change replaces the entry.
 pub(super) struct Entry {
     pub(super) record: KeyRecord,
     pub(super) arn: String,
-    /// Oldest first, as many as `record.versions`. Shared with the entry's successors.
-    pub(super) material: Vec<Arc<Key>>,
+    /// Oldest first, as many as `record.versions`; `None` where imported material was deleted.
+    /// Shared with the entry's successors.
+    pub(super) material: Vec<Option<Arc<Material>>>,
 }
 
 /// Which spellings of a key an operation takes.
@@ -36,15 +44,18 @@ pub(super) enum Spelling {
 
 impl Book {
     pub(super) fn load(store: &Store) -> Result<Self, StoreError> {
-        let (keys, aliases) = store.load()?;
-        let mut book = Self { keys: BTreeMap::new(), aliases: BTreeMap::new() };
-        for (record, material) in keys {
-            let material = material.into_iter().map(Arc::new).collect();
+        let contents = store.load()?;
+        let mut book = Self::default();
+        for (record, material) in contents.keys {
+            let material = material.into_iter().map(|version| version.map(Arc::new)).collect();
             book.keys.insert(record.id, Arc::new(Entry::new(record, material, store.realm())));
         }
-        for record in aliases {
+        for record in contents.aliases {
             book.aliases.insert(record.alias()?, record);
         }
+        book.grants = contents.grants.into_iter().map(|grant| (grant.id, grant)).collect();
+        book.access_keys = contents.access_keys.into_iter().map(|key| (key.id.clone(), key)).collect();
+        book.imports = contents.imports.into_iter().map(|import| (import.token, import)).collect();
         Ok(book)
     }
 
@@ -91,21 +102,26 @@ impl Book {
 }
 
 impl Entry {
-    pub(super) fn new(record: KeyRecord, material: Vec<Arc<Key>>, realm: &Realm) -> Self {
+    pub(super) fn new(record: KeyRecord, material: Vec<Option<Arc<Material>>>, realm: &Realm) -> Self {
         debug_assert_eq!(record.versions.len(), material.len());
         Self { arn: realm.key_arn(&record.id).to_string(), record, material }
     }
 
-    /// Number of the newest version.
+    /// Number of the newest version; 0 before any was imported.
     pub(super) fn newest(&self) -> u32 {
         // The limit on rotations keeps the count far below 2^32.
         self.material.len() as u32
     }
 
     /// The material of `version`.
-    pub(super) fn version(&self, version: u32) -> Option<&Key> {
+    pub(super) fn material(&self, version: u32) -> Option<&Material> {
         let index = usize::try_from(version).ok()?.checked_sub(1)?;
-        self.material.get(index).map(|key| &**key)
+        self.material.get(index)?.as_deref()
+    }
+
+    /// The symmetric key of `version`.
+    pub(super) fn version(&self, version: u32) -> Option<&Key> {
+        self.material(version)?.key()
     }
 
     /// The fingerprint of `version` in hexadecimal.
@@ -128,12 +144,12 @@ impl Entry {
             creation_date: self.record.created,
             enabled: self.record.state == KeyState::Enabled,
             description: self.record.description.clone(),
-            key_usage: ENCRYPT_DECRYPT.to_owned(),
+            key_usage: self.record.usage,
             key_state: self.record.state,
             deletion_date: self.record.deletion.map(|deletion| deletion.at),
-            key_spec: SYMMETRIC_DEFAULT.to_owned(),
-            customer_master_key_spec: SYMMETRIC_DEFAULT.to_owned(),
-            origin: AWS_KMS.to_owned(),
+            key_spec: self.record.spec,
+            customer_master_key_spec: self.record.spec,
+            origin: self.record.origin,
             key_manager: self.record.manager,
             multi_region: false,
             encryption_algorithms: vec![SYMMETRIC_DEFAULT.to_owned()],

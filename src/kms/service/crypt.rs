@@ -1,8 +1,11 @@
 //! The cryptographic operations. None of them writes to the store.
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use super::book::{Book, Entry, Spelling};
+use super::facts::DataKeyFacts;
 use super::{Call, Caller, Service};
 use crate::kms::api::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, GenerateDataKeyRequest,
@@ -72,7 +75,8 @@ impl Service {
         key: &str,
         context: &EncryptionContext,
     ) -> Result<DataKey, KmsError> {
-        self.run(caller, Operation::GenerateDataKey, |call| {
+        let facts = DataKeyFacts { key: Some(key), context };
+        self.run(caller, Operation::GenerateDataKey, &facts, |call| {
             let plaintext = Key::random()?;
             let sealed = self.seal(call, key, context, plaintext.expose())?;
             Ok(DataKey { plaintext, blob: sealed.blob, key_arn: sealed.arn, key_version: sealed.version })
@@ -91,7 +95,8 @@ impl Service {
         blob: &[u8],
         context: &EncryptionContext,
     ) -> Result<UnwrappedDataKey, KmsError> {
-        self.run(caller, Operation::Decrypt, |call| {
+        let facts = DataKeyFacts { key: None, context };
+        self.run(caller, Operation::Decrypt, &facts, |call| {
             let opened = self.unseal(call, blob, None, |parsed, material| {
                 if parsed.plaintext_len() != KEY_LEN {
                     return Err(invalid_ciphertext("not a 256-bit data key"));
@@ -137,7 +142,7 @@ impl Service {
     /// # Errors
     /// As [`Service::generate_data_key`], and Validation.
     pub fn encrypt(&self, caller: &Caller, request: &EncryptRequest) -> Result<EncryptResponse, KmsError> {
-        self.run(caller, Operation::Encrypt, |call| {
+        self.run(caller, Operation::Encrypt, request, |call| {
             check_algorithm(request.encryption_algorithm.as_deref())?;
             if !(1..=MAX_PLAINTEXT).contains(&request.plaintext.len()) {
                 return Err(KmsError::validation("Plaintext must be 1 to 4096 bytes long"));
@@ -157,7 +162,7 @@ impl Service {
     /// # Errors
     /// As [`Service::decrypt_data_key`], and Validation.
     pub fn decrypt(&self, caller: &Caller, request: &DecryptRequest) -> Result<DecryptResponse, KmsError> {
-        self.run(caller, Operation::Decrypt, |call| {
+        self.run(caller, Operation::Decrypt, request, |call| {
             check_algorithm(request.encryption_algorithm.as_deref())?;
             let expected = request.key_id.as_deref();
             let opened =
@@ -182,7 +187,7 @@ impl Service {
         caller: &Caller,
         request: &ReEncryptRequest,
     ) -> Result<ReEncryptResponse, KmsError> {
-        self.run(caller, Operation::ReEncrypt, |call| {
+        self.run(caller, Operation::ReEncrypt, request, |call| {
             check_algorithm(request.source_encryption_algorithm.as_deref())?;
             check_algorithm(request.destination_encryption_algorithm.as_deref())?;
             let opened = self.open_bytes(
@@ -215,8 +220,8 @@ impl Service {
         caller: &Caller,
         request: &GenerateRandomRequest,
     ) -> Result<GenerateRandomResponse, KmsError> {
-        self.run(caller, Operation::GenerateRandom, |call| {
-            self.permit(call, None)?;
+        self.run(caller, Operation::GenerateRandom, request, |call| {
+            self.admit_general(call)?;
             let count = request.number_of_bytes.unwrap_or(0);
             Ok(GenerateRandomResponse { plaintext: random(count)? })
         })
@@ -228,7 +233,7 @@ impl Service {
         operation: Operation,
         request: &GenerateDataKeyRequest,
     ) -> Result<GenerateDataKeyResponse, KmsError> {
-        self.run(caller, operation, |call| {
+        self.run(caller, operation, request, |call| {
             let plaintext = random(data_key_len(request)?)?;
             let sealed = self.seal(call, &request.key_id, &request.encryption_context, &plaintext)?;
             check_dry_run(request.dry_run)?;
@@ -249,11 +254,13 @@ impl Service {
         context: &EncryptionContext,
         plaintext: &[u8],
     ) -> Result<Sealed, KmsError> {
+        let reencrypts = call.operation == Operation::ReEncrypt;
         let book = self.book.read();
         let entry = book.resolve(key, Spelling::Any, self.realm())?;
-        self.admit(call, entry)?;
+        self.admit_as(call, entry, if reencrypts { "ReEncryptTo" } else { call.operation.name() })?;
         let head = entry.head(self.store.id());
         let material = entry.version(head.version).ok_or_else(|| no_material(entry))?;
+        call.uses(head.version);
         Ok(Sealed {
             blob: head.seal(material, context, plaintext)?,
             arn: entry.arn.clone(),
@@ -286,10 +293,12 @@ impl Service {
         let parsed =
             Blob::parse(blob).map_err(|NotABlob| invalid_ciphertext("not a ciphertext of this service"))?;
         let version = parsed.head.version;
+        let reencrypts = call.operation == Operation::ReEncrypt;
         let book = self.book.read();
         let entry = self.maker(&book, &parsed, expected)?;
-        self.admit(call, entry)?;
+        self.admit_as(call, entry, if reencrypts { "ReEncryptFrom" } else { call.operation.name() })?;
         let material = entry.version(version).ok_or_else(unauthentic)?;
+        call.uses(version);
         Ok(Opened {
             plaintext: open(&parsed, material)?,
             arn: entry.arn.clone(),
@@ -304,7 +313,7 @@ impl Service {
         book: &'b Book,
         blob: &Blob<'_>,
         expected: Option<&str>,
-    ) -> Result<&'b Entry, KmsError> {
+    ) -> Result<&'b Arc<Entry>, KmsError> {
         if blob.head.store != *self.store.id() {
             let message = format!(
                 "The ciphertext was wrapped by another key store ({}), this one is {}",
@@ -321,7 +330,7 @@ impl Service {
                 return Err(KmsError::new(ErrorKind::IncorrectKey, message));
             }
         }
-        book.by_id(&blob.head.key, self.realm()).map(|entry| &**entry)
+        book.by_id(&blob.head.key, self.realm())
     }
 }
 

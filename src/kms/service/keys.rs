@@ -1,5 +1,6 @@
 //! Making, describing, listing and rotating keys.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,9 +14,9 @@ use crate::kms::api::{
 };
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::KeyId;
-use crate::kms::schedule;
+use crate::kms::spec::{KeySpec, KeyUsage, Origin};
 use crate::kms::state::{KeyManager, KeyState, Operation};
-use crate::kms::store::{Change, KeyRecord, Record, VersionCause, VersionRecord};
+use crate::kms::store::{Change, KeyRecord, Material, Record, VersionCause, VersionRecord};
 use crate::secret::Key;
 
 const MAX_DESCRIPTION: usize = 8192;
@@ -27,26 +28,33 @@ impl Service {
     /// # Errors
     /// Validation, UnsupportedOperation, AccessDenied, Internal.
     pub fn create_key(&self, caller: &Caller, request: &CreateKeyRequest) -> Result<KeyMetadata, KmsError> {
-        self.run(caller, Operation::CreateKey, |call| {
-            self.permit(call, None)?;
+        self.run(caller, Operation::CreateKey, request, |call| {
+            self.admit_general(call)?;
             check_creation(request)?;
             let id = KeyId::random()?;
-            let material = Key::random()?;
+            let material = Material::Key(Key::random()?);
             let record = KeyRecord {
                 id,
                 manager: request.manager,
                 state: KeyState::Enabled,
+                spec: KeySpec::SymmetricDefault,
+                usage: KeyUsage::EncryptDecrypt,
+                origin: Origin::AwsKms,
                 description: request.description.clone(),
                 created: call.now,
                 deletion: None,
                 versions: vec![version(&material, &id, call.now, VersionCause::Creation)],
+                rotation: None,
+                policy: None,
+                tags: BTreeMap::new(),
+                last_use: None,
             };
             let _writing = self.writes.lock();
             self.store.commit(&[
                 Change::PutMaterial { key: &id, version: 1, material: &material },
-                Change::Put(&Record::KeyV1(record.clone())),
+                Change::Put(&Record::KeyV2(record.clone())),
             ])?;
-            let entry = Arc::new(Entry::new(record, vec![Arc::new(material)], self.realm()));
+            let entry = Arc::new(Entry::new(record, vec![Some(Arc::new(material))], self.realm()));
             self.book.write().keys.insert(id, Arc::clone(&entry));
             Ok(entry.metadata(self.realm()))
         })
@@ -57,7 +65,7 @@ impl Service {
     /// # Errors
     /// NotFound, AccessDenied.
     pub fn describe_key(&self, caller: &Caller, request: &KeyRequest) -> Result<KeyMetadata, KmsError> {
-        self.run(caller, Operation::DescribeKey, |call| {
+        self.run(caller, Operation::DescribeKey, request, |call| {
             let book = self.book.read();
             let entry = book.resolve(&request.key_id, Spelling::Any, self.realm())?;
             self.admit(call, entry)?;
@@ -74,8 +82,8 @@ impl Service {
         caller: &Caller,
         request: &ListKeysRequest,
     ) -> Result<ListKeysResponse, KmsError> {
-        self.run(caller, Operation::ListKeys, |call| {
-            self.permit(call, None)?;
+        self.run(caller, Operation::ListKeys, request, |call| {
+            self.admit_general(call)?;
             let limit = page_limit(request.limit, 100, 1000)?;
             let after: Option<KeyId> = request.marker.as_deref().map(parse_marker).transpose()?;
             let book = self.book.read();
@@ -101,7 +109,7 @@ impl Service {
         caller: &Caller,
         request: &KeyRequest,
     ) -> Result<RotateKeyOnDemandResponse, KmsError> {
-        self.run(caller, Operation::RotateKeyOnDemand, |call| {
+        self.run(caller, Operation::RotateKeyOnDemand, request, |call| {
             let _writing = self.writes.lock();
             let old = self.book.read().resolve(&request.key_id, Spelling::IdOrArn, self.realm())?.clone();
             self.admit(call, &old)?;
@@ -110,16 +118,16 @@ impl Service {
                 let message = format!("{} has been rotated on demand 25 times, which is the limit", old.arn);
                 return Err(KmsError::new(ErrorKind::LimitExceeded, message));
             }
-            let key = Key::random()?;
+            let key = Material::Key(Key::random()?);
             let mut record = old.record.clone();
             record.versions.push(version(&key, &record.id, call.now, VersionCause::OnDemand));
             let number = old.newest() + 1;
             self.store.commit(&[
                 Change::PutMaterial { key: &record.id, version: number, material: &key },
-                Change::Put(&Record::KeyV1(record.clone())),
+                Change::Put(&Record::KeyV2(record.clone())),
             ])?;
             let mut material = old.material.clone();
-            material.push(Arc::new(key));
+            material.push(Some(Arc::new(key)));
             let entry = Arc::new(Entry::new(record, material, self.realm()));
             self.book.write().keys.insert(old.record.id, entry);
             Ok(RotateKeyOnDemandResponse { key_id: old.arn.clone(), current_key_material_version: number })
@@ -135,7 +143,7 @@ impl Service {
         caller: &Caller,
         request: &ListKeyRotationsRequest,
     ) -> Result<ListKeyRotationsResponse, KmsError> {
-        self.run(caller, Operation::ListKeyRotations, |call| {
+        self.run(caller, Operation::ListKeyRotations, request, |call| {
             let limit = page_limit(request.limit, 100, 1000)?;
             let after: u32 = request.marker.as_deref().map_or(Ok(0), parse_marker)?;
             let first = match request.include_key_material.as_deref() {
@@ -188,8 +196,15 @@ fn check_creation(request: &CreateKeyRequest) -> Result<(), KmsError> {
     Ok(())
 }
 
-fn version(material: &Key, id: &KeyId, created: Timestamp, cause: VersionCause) -> VersionRecord {
-    VersionRecord { fingerprint: schedule::fingerprint(material, id), created, cause }
+fn version(material: &Material, id: &KeyId, created: Timestamp, cause: VersionCause) -> VersionRecord {
+    VersionRecord {
+        fingerprint: material.fingerprint(id),
+        created,
+        cause,
+        present: true,
+        expires: None,
+        wraps_reserved: 0,
+    }
 }
 
 fn rotation(entry: &Entry, number: u32, version: &VersionRecord) -> RotationEntry {
@@ -200,7 +215,11 @@ fn rotation(entry: &Entry, number: u32, version: &VersionRecord) -> RotationEntr
         key_material_version: number,
         key_material_state: if current { "CURRENT" } else { "NON_CURRENT" }.to_owned(),
         rotation_date: version.created,
-        rotation_type: (version.cause == VersionCause::OnDemand).then(|| "ON_DEMAND".to_owned()),
+        rotation_type: match version.cause {
+            VersionCause::Creation | VersionCause::Import => None,
+            VersionCause::OnDemand => Some("ON_DEMAND".to_owned()),
+            VersionCause::Automatic => Some("AUTOMATIC".to_owned()),
+        },
     }
 }
 

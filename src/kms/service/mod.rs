@@ -3,6 +3,7 @@
 mod aliases;
 mod book;
 mod crypt;
+pub(super) mod facts;
 mod keys;
 mod transition;
 mod upkeep;
@@ -10,7 +11,9 @@ mod upkeep;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -27,6 +30,7 @@ use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecr
 use super::watch::{KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
 use book::{Book, Entry};
+use facts::Facts;
 use transition::Turns;
 
 pub use crypt::{DataKey, UnwrappedDataKey};
@@ -41,27 +45,44 @@ pub(super) const DESCRIBE_BUDGET: Duration = Duration::from_secs(2);
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// User id.
+    /// User id. Of a caller from the network: that of this process.
     pub uid: u32,
     /// Group id.
     pub gid: u32,
     /// Process id.
     pub pid: u32,
-    /// Name of the program.
+    /// Name of the program, or of the user agent.
     pub program: String,
+    /// Who it is that came over the network.
+    pub remote: Option<Remote>,
+}
+
+/// A caller from the network, who has proved to hold an access key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// The user that the access key belongs to.
+    pub user: String,
+    /// The access key's id.
+    pub access_key_id: String,
+    /// Where the request came from.
+    pub address: IpAddr,
+    /// Whether it came through TLS.
+    pub secure: bool,
 }
 
 impl Caller {
+    /// A local process.
+    pub fn local(uid: u32, gid: u32, pid: u32, program: String) -> Self {
+        Self { uid, gid, pid, program, remote: None }
+    }
+
     /// This process.
     pub fn current() -> Self {
         let program = std::env::current_exe().ok();
         let program = program.as_deref().and_then(Path::file_name).unwrap_or_default();
-        Self {
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            pid: std::process::id(),
-            program: program.to_string_lossy().into_owned(),
-        }
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let program = program.to_string_lossy().into_owned();
+        Self::local(uid.as_raw(), gid.as_raw(), std::process::id(), program)
     }
 }
 
@@ -98,6 +119,30 @@ pub(super) struct Call<'a> {
     caller: &'a Caller,
     operation: Operation,
     now: Timestamp,
+    facts: &'a dyn Facts,
+    /// The keys that it has come to, in this order.
+    keys: RefCell<Vec<UsedKey>>,
+}
+
+/// A key that a call came to.
+pub(super) struct UsedKey {
+    entry: Arc<Entry>,
+    /// The version of its material that was used, once it was.
+    version: Option<u32>,
+}
+
+impl Call<'_> {
+    /// Notes a key, whatever becomes of the call.
+    fn comes_to(&self, entry: &Arc<Entry>) {
+        self.keys.borrow_mut().push(UsedKey { entry: Arc::clone(entry), version: None });
+    }
+
+    /// Notes which version of the last key was used.
+    fn uses(&self, version: u32) {
+        if let Some(last) = self.keys.borrow_mut().last_mut() {
+            last.version = Some(version);
+        }
+    }
 }
 
 impl Service {
@@ -238,37 +283,52 @@ impl Service {
         &self,
         caller: &Caller,
         operation: Operation,
+        facts: &dyn Facts,
         body: impl FnOnce(&Call<'_>) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         if !operation.is_cryptographic() {
             self.tick();
         }
-        let call = Call { caller, operation, now: self.clock.now() };
+        let call = Call { caller, operation, now: self.clock.now(), facts, keys: RefCell::default() };
         let result = body(&call);
         self.record(&call, result.as_ref().err());
         result
     }
 
     /// Whether `call` may use or manage `entry` now: permission first, then the key's state.
-    fn admit(&self, call: &Call<'_>, entry: &Entry) -> Result<(), KmsError> {
-        self.permit(call, Some(entry))?;
+    fn admit(&self, call: &Call<'_>, entry: &Arc<Entry>) -> Result<(), KmsError> {
+        self.admit_as(call, entry, call.operation.name())
+    }
+
+    /// As [`Service::admit`], under the name that policies know a part of an operation by.
+    fn admit_as(&self, call: &Call<'_>, entry: &Arc<Entry>, action: &str) -> Result<(), KmsError> {
+        call.comes_to(entry);
+        self.permit(call, Some(entry), action)?;
         state::check(call.operation, &entry.arn, entry.record.state)
+    }
+
+    /// Whether `call`, which is not about one key, may be made.
+    fn admit_general(&self, call: &Call<'_>) -> Result<(), KmsError> {
+        self.permit(call, None, call.operation.name())
     }
 
     /// Permission. The front ends answer nobody but root and the store's owner, and these may do
     /// everything; policies and grants will decide here.
     #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
-    fn permit(&self, _call: &Call<'_>, _entry: Option<&Entry>) -> Result<(), KmsError> {
+    fn permit(&self, _call: &Call<'_>, _entry: Option<&Entry>, _action: &str) -> Result<(), KmsError> {
         Ok(())
     }
 
     /// Audit of a finished call, refused ones too.
     fn record(&self, call: &Call<'_>, error: Option<&KmsError>) {
         let (caller, operation) = (call.caller, call.operation);
+        let keys = call.keys.borrow();
+        let key = keys.last().map(|used| (&*used.entry.arn, used.version));
         match error {
-            None => tracing::trace!(uid = caller.uid, pid = caller.pid, %operation, "key service call"),
+            None => tracing::trace!(uid = caller.uid, pid = caller.pid, %operation, ?key, "key service call"),
             Some(error) => {
-                tracing::debug!(uid = caller.uid, pid = caller.pid, program = caller.program, %operation, %error, "key service call refused");
+                let asked = call.facts.parameters();
+                tracing::debug!(uid = caller.uid, pid = caller.pid, program = caller.program, %operation, ?key, %asked, %error, "key service call refused");
             }
         }
     }

@@ -13,12 +13,13 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Condvar, Mutex};
 
 use super::book::{Entry, Spelling};
+use super::facts::Facts;
 use super::{CUT_BUDGET, Call, Caller, Service};
 use crate::kms::api::{KeyRequest, ScheduleKeyDeletionRequest, StateResponse};
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::{Arn, KeyId, Resource};
 use crate::kms::state::{KeyManager, KeyState, Operation};
-use crate::kms::store::{Change, Deletion, KeyRecord, Record};
+use crate::kms::store::{Change, Deletion, KeyRecord, Record, RecordName};
 use crate::kms::watch::{CutReport, KeyWatcher, merge};
 
 const MIN_WINDOW_DAYS: u32 = 7;
@@ -30,7 +31,7 @@ impl Service {
     /// # Errors
     /// NotFound, InvalidState, AccessDenied, Internal.
     pub fn enable_key(&self, caller: &Caller, request: &KeyRequest) -> Result<StateResponse, KmsError> {
-        self.change_state(caller, Operation::EnableKey, &request.key_id, |record, _| {
+        self.change_state(caller, Operation::EnableKey, request, &request.key_id, |record, _| {
             record.state = KeyState::Enabled;
         })
     }
@@ -42,7 +43,7 @@ impl Service {
     /// NotFound, InvalidState, AccessDenied, UnsupportedOperation for internal keys, Internal.
     /// The key is as it was then.
     pub fn disable_key(&self, caller: &Caller, request: &KeyRequest) -> Result<StateResponse, KmsError> {
-        self.change_state(caller, Operation::DisableKey, &request.key_id, |record, _| {
+        self.change_state(caller, Operation::DisableKey, request, &request.key_id, |record, _| {
             record.state = KeyState::Disabled;
         })
     }
@@ -60,9 +61,9 @@ impl Service {
         let operation = Operation::ScheduleKeyDeletion;
         if !(MIN_WINDOW_DAYS..=MAX_WINDOW_DAYS).contains(&window_days) {
             let refusal = KmsError::validation("PendingWindowInDays must be 7 to 30");
-            return self.run(caller, operation, |_| Err(refusal));
+            return self.run(caller, operation, request, |_| Err(refusal));
         }
-        self.change_state(caller, operation, &request.key_id, |record, now| {
+        self.change_state(caller, operation, request, &request.key_id, |record, now| {
             let window = SignedDuration::from_hours(24 * i64::from(window_days));
             let at = now.checked_add(window).unwrap_or(Timestamp::MAX);
             record.state = KeyState::PendingDeletion;
@@ -79,7 +80,7 @@ impl Service {
         caller: &Caller,
         request: &KeyRequest,
     ) -> Result<StateResponse, KmsError> {
-        self.change_state(caller, Operation::CancelKeyDeletion, &request.key_id, |record, _| {
+        self.change_state(caller, Operation::CancelKeyDeletion, request, &request.key_id, |record, _| {
             record.state = KeyState::Disabled;
             record.deletion = None;
         })
@@ -89,10 +90,11 @@ impl Service {
         &self,
         caller: &Caller,
         operation: Operation,
+        facts: &dyn Facts,
         key: &str,
         edit: impl Fn(&mut KeyRecord, Timestamp),
     ) -> Result<StateResponse, KmsError> {
-        self.run(caller, operation, |call| {
+        self.run(caller, operation, facts, |call| {
             let id = self.book.read().resolve(key, Spelling::IdOrArn, self.realm())?.record.id;
             let _turn = self.turns.take(id);
             let old = self.entry(&id)?;
@@ -149,7 +151,7 @@ impl Service {
         let old = self.entry(id)?;
         let mut record = old.record.clone();
         edit(&mut record);
-        self.store.commit(&[Change::Put(&Record::KeyV1(record.clone()))])?;
+        self.store.commit(&[Change::Put(&Record::KeyV2(record.clone()))])?;
         let new = Arc::new(Entry::new(record, old.material.clone(), self.realm()));
         let mut book = self.book.write();
         book.keys.insert(*id, Arc::clone(&new));
@@ -169,7 +171,13 @@ impl Service {
                 let book = self.book.read();
                 book.aliases.iter().filter(|(_, a)| a.target == id).map(|(name, _)| name.clone()).collect()
             };
-            let mut changes: Vec<_> = aliases.iter().map(Change::DropAlias).collect();
+            let grants: Vec<_> = {
+                let book = self.book.read();
+                book.grants.values().filter(|grant| grant.key == id).map(|grant| grant.id).collect()
+            };
+            let mut changes: Vec<_> =
+                aliases.iter().map(|alias| Change::Drop(RecordName::Alias(alias.as_str()))).collect();
+            changes.extend(grants.iter().map(|id| Change::Drop(RecordName::Grant(id))));
             changes.push(Change::DropKey(&entry.record));
             if let Err(error) = self.store.commit(&changes) {
                 tracing::error!(key = entry.arn, %error, "a key that is due could not be destroyed");
@@ -178,6 +186,7 @@ impl Service {
             let mut book = self.book.write();
             book.keys.remove(&id);
             book.aliases.retain(|_, alias| alias.target != id);
+            book.grants.retain(|_, grant| grant.key != id);
             tracing::info!(key = entry.arn, "key destroyed");
         }
         self.next_deletion.store(self.book.read().next_deletion(), Ordering::Release);

@@ -29,7 +29,7 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::header;
 use super::image::{HEADER, Image, MAX_SEALED, NEXT_SLOT, Place};
-use super::sealing::Sealing;
+use super::sealing::{Contents, Sealing};
 use super::slot::{MAX_SLOTS, UnlockSecret};
 use crate::codec::{Reader, Truncated};
 use crate::crypto::kdf::{DIGEST_LEN, sha256};
@@ -97,7 +97,7 @@ pub(super) fn write(
         name(disk, &aside, path, over != Over::Nothing)?;
         Ok(opened)
     });
-    let (keys, _) = written.inspect_err(|_| {
+    let Contents { keys, .. } = written.inspect_err(|_| {
         let _ = disk.remove(&aside);
     })?;
     Ok(Written {
@@ -155,11 +155,8 @@ impl Backup {
         Ok(Sealing::new(root, id))
     }
 
-    /// All keys and aliases, if the backup is whole and of this store.
-    pub(super) fn open_with(
-        &self,
-        sealing: &Sealing,
-    ) -> Result<(Vec<super::LoadedKey>, Vec<super::AliasRecord>), StoreError> {
+    /// All that is in it, if the backup is whole and of this store.
+    pub(super) fn open_with(&self, sealing: &Sealing) -> Result<Contents, StoreError> {
         let damaged = |why: &str| StoreError::BackupDamaged { path: self.file.clone(), what: why.to_owned() };
         let (id, _) = header::decode(&self.file, self.image.header())?;
         if id != sealing.id {

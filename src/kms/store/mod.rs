@@ -45,10 +45,13 @@ use writer::{Importance, Writer};
 pub(super) use backup::{Over, Written};
 pub use disk::{Disk, SystemDisk};
 pub use error::StoreError;
-pub(super) use record::{AliasRecord, Deletion, KeyRecord, Record, VersionCause, VersionRecord};
+pub(super) use record::{
+    AccessKeyRecord, AliasRecord, Deletion, GrantRecord, ImportRecord, KeyRecord, Record, RecordName,
+    VersionCause, VersionRecord,
+};
 pub use recovery::{NotARecoveryKey, new_recovery_key, parse_recovery_key};
 pub use restore::{Restored, restore};
-pub(super) use sealing::{Change, LoadedKey};
+pub(super) use sealing::{Change, Contents, Material};
 pub use slot::{MIN_KEY_FILE, SlotInfo, SlotKind, UnlockSecret};
 
 /// Whether `dir` holds a key store.
@@ -160,8 +163,8 @@ impl Store {
         &self.dir
     }
 
-    /// Every key with its material, and every alias. Every record is authenticated.
-    pub(super) fn load(&self) -> Result<(Vec<LoadedKey>, Vec<AliasRecord>), StoreError> {
+    /// Everything. Every record is authenticated.
+    pub(super) fn load(&self) -> Result<Contents, StoreError> {
         self.sealing.open_all(self.writer.lock().image())
     }
 
@@ -258,7 +261,7 @@ impl Store {
         let mut writer = self.writer.lock();
         writer.check_file()?;
         let image = writer.image();
-        let (keys, aliases) = self.sealing.open_all(image)?;
+        let Contents { keys, aliases, .. } = self.sealing.open_all(image)?;
         let known = |alias: &AliasRecord| keys.iter().any(|(key, _)| key.id == alias.target);
         if let Some(lost) = aliases.iter().find(|alias| !known(alias)) {
             return Err(StoreError::damaged(format!("{} names a key that is not there", lost.name)));

@@ -1,13 +1,18 @@
 //! What the sealed records say. The order of fields and variants is the format: append variants,
 //! never reorder, and give a changed record a new variant of [`Record`].
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
 use crate::crypto::kdf::DIGEST_LEN;
+use crate::kms::context::EncryptionContext;
 use crate::kms::id::{AliasName, KeyId};
+use crate::kms::spec::{KeySpec, KeyUsage, Origin};
 use crate::kms::state::{KeyManager, KeyState};
 
 /// Longest record in bytes: far above what the limits of the service allow.
@@ -16,8 +21,13 @@ pub(super) const MAX_RECORD: usize = 1 << 20;
 /// A record of the `records` table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::kms) enum Record {
-    KeyV1(KeyRecord),
+    /// As it was before keys had specs, policies and tags. Never written.
+    KeyV1(KeyRecordV1),
     AliasV1(AliasRecord),
+    KeyV2(KeyRecord),
+    GrantV1(GrantRecord),
+    AccessKeyV1(AccessKeyRecord),
+    ImportV1(ImportRecord),
 }
 
 /// A master key, without its material.
@@ -26,12 +36,22 @@ pub(in crate::kms) struct KeyRecord {
     pub(in crate::kms) id: KeyId,
     pub(in crate::kms) manager: KeyManager,
     pub(in crate::kms) state: KeyState,
+    pub(in crate::kms) spec: KeySpec,
+    pub(in crate::kms) usage: KeyUsage,
+    pub(in crate::kms) origin: Origin,
     pub(in crate::kms) description: String,
     #[serde(with = "millis")]
     pub(in crate::kms) created: Timestamp,
     pub(in crate::kms) deletion: Option<Deletion>,
-    /// Oldest first; version `n` is at `n - 1`. Never empty.
+    /// Oldest first; version `n` is at `n - 1`. Empty until material is imported.
     pub(in crate::kms) versions: Vec<VersionRecord>,
+    /// When new material is made by itself.
+    pub(in crate::kms) rotation: Option<RotationRecord>,
+    /// The key policy as it was put; `None` for the default one.
+    pub(in crate::kms) policy: Option<String>,
+    pub(in crate::kms) tags: BTreeMap<String, String>,
+    /// The last use of the key, as far as it has been written.
+    pub(in crate::kms) last_use: Option<LastUse>,
 }
 
 /// When a key's material is to be destroyed.
@@ -42,6 +62,22 @@ pub(in crate::kms) struct Deletion {
     pub(in crate::kms) window_days: u32,
 }
 
+/// Automatic rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct RotationRecord {
+    pub(in crate::kms) period_days: u32,
+    #[serde(with = "millis")]
+    pub(in crate::kms) next: Timestamp,
+}
+
+/// The last use of a key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct LastUse {
+    pub(in crate::kms) operation: String,
+    #[serde(with = "millis")]
+    pub(in crate::kms) at: Timestamp,
+}
+
 /// One version of a key's material, without the material.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::kms) struct VersionRecord {
@@ -49,13 +85,62 @@ pub(in crate::kms) struct VersionRecord {
     #[serde(with = "millis")]
     pub(in crate::kms) created: Timestamp,
     pub(in crate::kms) cause: VersionCause,
+    /// Whether the store has the material. Imported material can be deleted and come back.
+    pub(in crate::kms) present: bool,
+    /// When imported material goes by itself, in milliseconds since 1970.
+    pub(in crate::kms) expires: Option<i64>,
+    /// Wraps that may have been made with it: reserved in blocks, so never too few.
+    pub(in crate::kms) wraps_reserved: u64,
 }
 
-/// Why a version was made.
+/// Why a version was made. The order is part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::kms) enum VersionCause {
     Creation,
     OnDemand,
+    Automatic,
+    Import,
+}
+
+/// A permission for one principal, beside the key's policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct GrantRecord {
+    pub(in crate::kms) id: [u8; 32],
+    pub(in crate::kms) key: KeyId,
+    pub(in crate::kms) name: Option<String>,
+    pub(in crate::kms) issuer: String,
+    pub(in crate::kms) grantee: String,
+    pub(in crate::kms) retiring: Option<String>,
+    /// Names of operations, in order.
+    pub(in crate::kms) operations: Vec<String>,
+    pub(in crate::kms) context_equals: Option<EncryptionContext>,
+    pub(in crate::kms) context_subset: Option<EncryptionContext>,
+    #[serde(with = "millis")]
+    pub(in crate::kms) created: Timestamp,
+}
+
+/// What signs the requests of a user who comes over the network.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct AccessKeyRecord {
+    pub(in crate::kms) id: String,
+    pub(in crate::kms) user: String,
+    pub(in crate::kms) secret: Zeroizing<String>,
+    pub(in crate::kms) enabled: bool,
+    #[serde(with = "millis")]
+    pub(in crate::kms) created: Timestamp,
+}
+
+/// An import of material that was begun: what unwraps the material that is to come.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct ImportRecord {
+    pub(in crate::kms) key: KeyId,
+    /// Name of the wrapping algorithm.
+    pub(in crate::kms) algorithm: String,
+    /// PKCS #8.
+    pub(in crate::kms) wrapping_key: Zeroizing<Vec<u8>>,
+    pub(in crate::kms) token: [u8; 32],
+    #[serde(with = "millis")]
+    pub(in crate::kms) valid_to: Timestamp,
 }
 
 /// A second name for a key.
@@ -71,10 +156,14 @@ pub(in crate::kms) struct AliasRecord {
 
 impl Record {
     /// What the record is filed under.
-    pub(super) fn name(&self) -> Vec<u8> {
+    pub(super) fn name(&self) -> RecordName<'_> {
         match self {
-            Self::KeyV1(key) => key_name(&key.id),
-            Self::AliasV1(alias) => alias_name(&alias.name),
+            Self::KeyV1(key) => RecordName::Key(&key.id),
+            Self::KeyV2(key) => RecordName::Key(&key.id),
+            Self::AliasV1(alias) => RecordName::Alias(&alias.name),
+            Self::GrantV1(grant) => RecordName::Grant(&grant.id),
+            Self::AccessKeyV1(key) => RecordName::AccessKey(&key.id),
+            Self::ImportV1(import) => RecordName::Import(&import.token),
         }
     }
 
@@ -95,12 +184,27 @@ impl Record {
     }
 }
 
-pub(super) fn key_name(id: &KeyId) -> Vec<u8> {
-    [b"key\0".as_slice(), id.as_bytes()].concat()
+/// What a record is filed under.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kms) enum RecordName<'a> {
+    Key(&'a KeyId),
+    Alias(&'a str),
+    Grant(&'a [u8; 32]),
+    AccessKey(&'a str),
+    /// By its token.
+    Import(&'a [u8; 32]),
 }
 
-pub(super) fn alias_name(alias: &str) -> Vec<u8> {
-    [b"alias\0", alias.as_bytes()].concat()
+impl RecordName<'_> {
+    pub(super) fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Key(id) => [b"key\0".as_slice(), id.as_bytes()].concat(),
+            Self::Alias(alias) => [b"alias\0", alias.as_bytes()].concat(),
+            Self::Grant(id) => [b"grant\0".as_slice(), id].concat(),
+            Self::AccessKey(id) => [b"access key\0", id.as_bytes()].concat(),
+            Self::Import(token) => [b"import\0".as_slice(), token].concat(),
+        }
+    }
 }
 
 pub(super) fn material_name(id: &KeyId, version: u32) -> Vec<u8> {
@@ -127,6 +231,74 @@ mod millis {
     }
 }
 
+/// Never shows the secret.
+impl fmt::Debug for AccessKeyRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessKeyRecord")
+            .field("id", &self.id)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Never shows the wrapping key.
+impl fmt::Debug for ImportRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImportRecord").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// The first form of [`KeyRecord`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct KeyRecordV1 {
+    id: KeyId,
+    manager: KeyManager,
+    state: KeyState,
+    description: String,
+    #[serde(with = "millis")]
+    created: Timestamp,
+    deletion: Option<Deletion>,
+    versions: Vec<VersionRecordV1>,
+}
+
+/// The first form of [`VersionRecord`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct VersionRecordV1 {
+    fingerprint: [u8; DIGEST_LEN],
+    #[serde(with = "millis")]
+    created: Timestamp,
+    cause: VersionCause,
+}
+
+impl From<KeyRecordV1> for KeyRecord {
+    fn from(old: KeyRecordV1) -> Self {
+        let version = |old: VersionRecordV1| VersionRecord {
+            fingerprint: old.fingerprint,
+            created: old.created,
+            cause: old.cause,
+            present: true,
+            expires: None,
+            wraps_reserved: 0,
+        };
+        Self {
+            id: old.id,
+            manager: old.manager,
+            state: old.state,
+            spec: KeySpec::SymmetricDefault,
+            usage: KeyUsage::EncryptDecrypt,
+            origin: Origin::AwsKms,
+            description: old.description,
+            created: old.created,
+            deletion: old.deletion,
+            versions: old.versions.into_iter().map(version).collect(),
+            rotation: None,
+            policy: None,
+            tags: BTreeMap::new(),
+            last_use: None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -135,7 +307,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..3) {
+        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..7) {
             bytes.insert(0, kind);
             if let Ok(record) = Record::decode(&bytes) {
                 prop_assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);

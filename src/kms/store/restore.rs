@@ -56,7 +56,7 @@ pub fn restore(
 ) -> Result<Restored, StoreError> {
     let backup = backup::read(disk, file)?;
     let sealing = backup.unlock(secret)?;
-    let (keys, _) = backup.open_with(&sealing)?;
+    let keys = backup.open_with(&sealing)?.keys;
     disk.make_directory(dir).map_err(StoreError::io("create the key store's directory"))?;
     let _lock = OwnerLock::take(dir)?;
     let replaced = disk.exists(&dir.join(FILE)).then(|| compare(disk, dir, &sealing, &keys));
@@ -87,8 +87,7 @@ pub(super) fn missing_from(
     sealing: &Sealing,
     keys: &[LoadedKey],
 ) -> Result<Vec<String>, StoreError> {
-    let (saved, _) = backup.open_with(sealing)?;
-    Ok(lacking(&saved, keys))
+    Ok(lacking(&backup.open_with(sealing)?.keys, keys))
 }
 
 /// A store that is in the way.
@@ -111,7 +110,7 @@ fn compare(disk: &dyn Disk, dir: &Path, sealing: &Sealing, saved: &[LoadedKey]) 
         return Replaced { what: format!("another key store, {id}"), lost: Vec::new() };
     }
     match sealing.open_all(&image) {
-        Ok((keys, _)) => Replaced { what: "this key store".to_owned(), lost: lacking(saved, &keys) },
+        Ok(found) => Replaced { what: "this key store".to_owned(), lost: lacking(saved, &found.keys) },
         Err(error) => {
             let what = format!("this key store in a state that cannot be compared ({error})");
             Replaced { what, lost: Vec::new() }

@@ -6,26 +6,77 @@ use zeroize::Zeroizing;
 
 use super::error::StoreError;
 use super::image::{BACKUP, Edit, Image, Place};
-use super::record::{self, AliasRecord, KeyRecord, Record};
+use super::record::{
+    self, AccessKeyRecord, AliasRecord, GrantRecord, ImportRecord, KeyRecord, Record, RecordName,
+};
+use crate::crypto::kdf::DIGEST_LEN;
 use crate::crypto::wrap::{open_into, seal_into};
 use crate::crypto::{NONCE_LEN, TAG_LEN};
-use crate::kms::id::{AliasName, KeyId, StoreId};
-use crate::kms::schedule::{BACKUP_LABEL, RECORD_LABEL, StoreKeys, fingerprint};
-use crate::secret::Key;
+use crate::kms::id::{KeyId, StoreId};
+use crate::kms::schedule::{BACKUP_LABEL, RECORD_LABEL, StoreKeys, fingerprint, fingerprint_of_bytes};
+use crate::kms::spec::{KeySpec, Origin};
+use crate::secret::{Key, Secret};
 
-/// A key with its material, oldest version first.
-pub(in crate::kms) type LoadedKey = (KeyRecord, Vec<Key>);
+/// A key with its material, oldest version first; `None` where imported material was deleted.
+pub(in crate::kms) type LoadedKey = (KeyRecord, Vec<Option<Material>>);
+
+/// One version of a master key's material.
+#[derive(Debug)]
+pub(in crate::kms) enum Material {
+    /// What AES-256-GCM-SIV takes.
+    Key(Key),
+    /// A private key (PKCS #8), or a key of HMAC.
+    Secret(Secret),
+}
+
+/// Everything that a store keeps.
+#[derive(Default)]
+pub(in crate::kms) struct Contents {
+    pub(in crate::kms) keys: Vec<LoadedKey>,
+    pub(in crate::kms) aliases: Vec<AliasRecord>,
+    pub(in crate::kms) grants: Vec<GrantRecord>,
+    pub(in crate::kms) access_keys: Vec<AccessKeyRecord>,
+    pub(in crate::kms) imports: Vec<ImportRecord>,
+}
 
 /// One step of a commit.
 pub(in crate::kms) enum Change<'a> {
     /// Writes a record over the one of the same name.
     Put(&'a Record),
-    /// Removes an alias.
-    DropAlias(&'a AliasName),
+    /// Removes a record. Not that of a key.
+    Drop(RecordName<'a>),
     /// Writes a version of a key's material.
-    PutMaterial { key: &'a KeyId, version: u32, material: &'a Key },
+    PutMaterial { key: &'a KeyId, version: u32, material: &'a Material },
+    /// Removes a version of a key's material.
+    #[allow(dead_code, reason = "imported material will be deleted by it")]
+    DropMaterial { key: &'a KeyId, version: u32 },
     /// Removes a key and all versions of its material.
     DropKey(&'a KeyRecord),
+}
+
+impl Material {
+    /// What names it in public.
+    pub(in crate::kms) fn fingerprint(&self, key: &KeyId) -> [u8; DIGEST_LEN] {
+        match self {
+            Self::Key(own) => fingerprint(own, key),
+            Self::Secret(own) => fingerprint_of_bytes(&own.expose(), key),
+        }
+    }
+
+    /// The key of a symmetric master key.
+    pub(in crate::kms) fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Secret(_) => None,
+        }
+    }
+
+    fn with_bytes<R>(&self, with: impl FnOnce(&[u8]) -> R) -> R {
+        match self {
+            Self::Key(key) => with(key.expose()),
+            Self::Secret(secret) => with(&secret.expose()),
+        }
+    }
 }
 
 /// The keys of one store, and what binds sealed values to it.
@@ -46,47 +97,54 @@ impl Sealing {
         for change in changes {
             match change {
                 Change::Put(record) => {
-                    let place = self.keys.place(&record.name());
+                    let place = self.keys.place(&record.name().bytes());
                     let sealed = self.seal(&self.keys.records, b"records", &place, &record.encode()?)?;
                     edits.push(Edit::Record(place, Some(sealed)));
                 }
-                Change::DropAlias(alias) => {
-                    edits.push(Edit::Record(self.keys.place(&record::alias_name(alias.as_str())), None));
-                }
+                Change::Drop(name) => edits.push(Edit::Record(self.keys.place(&name.bytes()), None)),
                 Change::PutMaterial { key, version, material } => {
                     let place = self.keys.place(&record::material_name(key, *version));
-                    let sealed = self.seal(&self.keys.material, b"material", &place, material.expose())?;
+                    let sealed = material
+                        .with_bytes(|bytes| self.seal(&self.keys.material, b"material", &place, bytes))?;
                     edits.push(Edit::Material(place, Some(sealed)));
+                }
+                Change::DropMaterial { key, version } => {
+                    let place = self.keys.place(&record::material_name(key, *version));
+                    edits.push(Edit::Material(place, None));
                 }
                 Change::DropKey(key) => {
                     for (_, version) in (0..key.versions.len()).zip(1..) {
                         let place = self.keys.place(&record::material_name(&key.id, version));
                         edits.push(Edit::Material(place, None));
                     }
-                    edits.push(Edit::Record(self.keys.place(&record::key_name(&key.id)), None));
+                    edits.push(Edit::Record(self.keys.place(&RecordName::Key(&key.id).bytes()), None));
                 }
             }
         }
         Ok(edits)
     }
 
-    /// Every key with its material, and every alias. Every record is authenticated.
-    pub(super) fn open_all(&self, image: &Image) -> Result<(Vec<LoadedKey>, Vec<AliasRecord>), StoreError> {
-        let (mut keys, mut aliases, mut versions) = (Vec::new(), Vec::new(), 0);
+    /// Everything. Every record is authenticated.
+    pub(super) fn open_all(&self, image: &Image) -> Result<Contents, StoreError> {
+        let (mut contents, mut present) = (Contents::default(), 0);
         for (place, sealed) in &image.records {
             match self.open_record(place, sealed)? {
-                Record::KeyV1(record) => {
-                    let loaded = self.open_versions(&record, image)?;
-                    versions += loaded.len();
-                    keys.push((record, loaded));
-                }
-                Record::AliasV1(record) => aliases.push(record),
+                Record::KeyV1(old) => contents.keys.push((old.into(), Vec::new())),
+                Record::KeyV2(record) => contents.keys.push((record, Vec::new())),
+                Record::AliasV1(record) => contents.aliases.push(record),
+                Record::GrantV1(record) => contents.grants.push(record),
+                Record::AccessKeyV1(record) => contents.access_keys.push(record),
+                Record::ImportV1(record) => contents.imports.push(record),
             }
         }
-        if versions != image.material.len() {
+        for (record, material) in &mut contents.keys {
+            *material = self.open_versions(record, image)?;
+            present += material.iter().flatten().count();
+        }
+        if present != image.material.len() {
             return Err(StoreError::damaged("material without its key"));
         }
-        Ok((keys, aliases))
+        Ok(contents)
     }
 
     /// A tag that binds everything in a backup together, over its digest.
@@ -116,30 +174,44 @@ impl Sealing {
         self.keys.place(&[b"meta\0", BACKUP.as_bytes()].concat())
     }
 
-    fn open_versions(&self, record: &KeyRecord, image: &Image) -> Result<Vec<Key>, StoreError> {
-        if record.versions.is_empty() {
+    fn open_versions(&self, record: &KeyRecord, image: &Image) -> Result<Vec<Option<Material>>, StoreError> {
+        if record.versions.is_empty() && record.origin != Origin::External {
             return Err(StoreError::damaged("a key without material"));
         }
         let numbered = record.versions.iter().zip(1..);
         numbered
             .map(|(version, number)| {
                 let place = self.keys.place(&record::material_name(&record.id, number));
+                if !version.present {
+                    return Ok(None);
+                }
                 let sealed = image.material.get(&place);
                 let sealed = sealed.ok_or_else(|| StoreError::damaged("missing material"))?;
-                let aad = self.aad(b"material", &place);
-                let key = Key::fill(|bytes| open_into(&self.keys.material, &aad, sealed, bytes))
-                    .map_err(|_| StoreError::damaged("a forged or broken material record"))?;
-                if fingerprint(&key, &record.id) != version.fingerprint {
+                let material = self.open_material(record.spec, &place, sealed)?;
+                if material.fingerprint(&record.id) != version.fingerprint {
                     return Err(StoreError::damaged("material of another version"));
                 }
-                Ok(key)
+                Ok(Some(material))
             })
             .collect()
     }
 
+    fn open_material(&self, spec: KeySpec, place: &Place, sealed: &[u8]) -> Result<Material, StoreError> {
+        let aad = self.aad(b"material", place);
+        let forged = |_| StoreError::damaged("a forged or broken material record");
+        if spec == KeySpec::SymmetricDefault {
+            let key = Key::fill(|bytes| open_into(&self.keys.material, &aad, sealed, bytes));
+            return key.map(Material::Key).map_err(forged);
+        }
+        let len = sealed.len().saturating_sub(NONCE_LEN + TAG_LEN);
+        let mut bytes = Zeroizing::new(vec![0; len]);
+        open_into(&self.keys.material, &aad, sealed, &mut bytes).map_err(forged)?;
+        Ok(Material::Secret(Secret::copy_of(&bytes)))
+    }
+
     fn open_record(&self, place: &Place, sealed: &[u8]) -> Result<Record, StoreError> {
         let record = Record::decode(&self.open(b"records", place, sealed)?)?;
-        if self.keys.place(&record.name()) == *place { Ok(record) } else { Err(forged()) }
+        if self.keys.place(&record.name().bytes()) == *place { Ok(record) } else { Err(forged()) }
     }
 
     fn open(&self, table: &[u8], place: &Place, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, StoreError> {

@@ -128,9 +128,7 @@ impl Provider for SocketClient {
         let request = DecryptRequest {
             ciphertext_blob: blob.to_vec(),
             encryption_context: context.clone(),
-            key_id: None,
-            encryption_algorithm: None,
-            dry_run: false,
+            ..DecryptRequest::default()
         };
         let answer: DecryptResponse = self.typed("Decrypt", &request)?;
         Ok(UnwrappedDataKey {

@@ -151,12 +151,9 @@ fn re_encrypt_moves_a_ciphertext_to_another_key_and_context() {
     let request = ReEncryptRequest {
         ciphertext_blob: made.blob,
         source_encryption_context: context(),
-        source_key_id: None,
         destination_key_id: to.arn.clone(),
         destination_encryption_context: EncryptionContext::new(),
-        source_encryption_algorithm: None,
-        destination_encryption_algorithm: None,
-        dry_run: false,
+        ..ReEncryptRequest::default()
     };
     let moved = world.service().re_encrypt(&world.caller, &request).unwrap();
     assert_eq!((moved.source_key_id, moved.key_id), (from.arn, to.arn.clone()));
@@ -185,8 +182,7 @@ fn limits_are_enforced() {
             key_id: key.arn.clone(),
             plaintext: SecretBytes::new(vec![7; len]),
             encryption_context: context(),
-            encryption_algorithm: None,
-            dry_run: false,
+            ..EncryptRequest::default()
         };
         let sealed = service.encrypt(caller, &request);
         assert_eq!(sealed.is_ok(), allowed, "{len} bytes");
@@ -195,8 +191,7 @@ fn limits_are_enforced() {
                 ciphertext_blob: sealed.ciphertext_blob,
                 encryption_context: context(),
                 key_id: Some(key.arn.clone()),
-                encryption_algorithm: None,
-                dry_run: false,
+                ..DecryptRequest::default()
             };
             assert_eq!(service.decrypt(caller, &request).unwrap().plaintext.len(), len);
         }

@@ -1,0 +1,217 @@
+//! Making, describing, listing, rotating and destroying keys.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::kms::encoding::seconds;
+use crate::kms::id::KeyId;
+use crate::kms::spec::{KeySpec, KeyUsage, Origin};
+use crate::kms::state::{KeyManager, KeyState};
+use crate::kms::watch::CutReport;
+
+/// What is known about a master key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct KeyMetadata {
+    /// The key's id.
+    pub key_id: KeyId,
+    /// The key's full name.
+    pub arn: String,
+    /// The store's account.
+    #[serde(rename = "AWSAccountId")]
+    pub account: String,
+    /// When it was created.
+    #[serde(with = "seconds")]
+    pub creation_date: Timestamp,
+    /// Whether `key_state` is Enabled.
+    pub enabled: bool,
+    /// The creator's words.
+    #[serde(default)]
+    pub description: String,
+    /// What it may be used for.
+    pub key_usage: KeyUsage,
+    /// The key's state.
+    pub key_state: KeyState,
+    /// When it will be destroyed, while PendingDeletion.
+    #[serde(default, with = "seconds::option", skip_serializing_if = "Option::is_none")]
+    pub deletion_date: Option<Timestamp>,
+    /// The cryptography that it is made for.
+    pub key_spec: KeySpec,
+    /// The older name of `key_spec`.
+    pub customer_master_key_spec: KeySpec,
+    /// Where its material comes from.
+    pub origin: Origin,
+    /// Who manages it.
+    pub key_manager: KeyManager,
+    /// Always false.
+    #[serde(default)]
+    pub multi_region: bool,
+    /// `SYMMETRIC_DEFAULT`.
+    #[serde(default)]
+    pub encryption_algorithms: Vec<String>,
+    /// Fingerprint of the newest material: 64 hexadecimal digits.
+    #[serde(default)]
+    pub current_key_material_id: String,
+    /// Number of the newest material, from 1. Our extension.
+    #[serde(default)]
+    pub current_key_material_version: u32,
+}
+
+/// Parameters of CreateKey.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct CreateKeyRequest {
+    /// Up to 8192 characters.
+    pub description: String,
+    /// `ENCRYPT_DECRYPT` or absent.
+    pub key_usage: Option<String>,
+    /// `SYMMETRIC_DEFAULT` or absent.
+    pub key_spec: Option<String>,
+    /// As `key_spec`.
+    pub customer_master_key_spec: Option<String>,
+    /// `AWS_KMS` or absent.
+    pub origin: Option<String>,
+    /// False or absent.
+    pub multi_region: Option<bool>,
+    /// Refused: silently dropping a policy would leave a key open that was meant to be closed.
+    pub policy: Option<String>,
+    /// Refused unless empty.
+    pub tags: Vec<serde_json::Value>,
+    /// CUSTOMER, or INTERNAL for a volume's bookkeeping key. Our extension.
+    pub manager: KeyManager,
+}
+
+/// Answer of CreateKey and DescribeKey.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct KeyResponse {
+    /// The key.
+    pub key_metadata: KeyMetadata,
+}
+
+/// Parameters of the operations that take a key alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct KeyRequest {
+    /// The key.
+    pub key_id: String,
+}
+
+/// Parameters of ListKeys.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ListKeysRequest {
+    /// Most keys to answer: 1 to 1000, 100 if absent.
+    pub limit: Option<u32>,
+    /// `next_marker` of the listing to go on with.
+    pub marker: Option<String>,
+}
+
+/// One key of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct KeyListEntry {
+    /// The key's id.
+    pub key_id: KeyId,
+    /// The key's full name.
+    pub key_arn: String,
+}
+
+/// Answer of ListKeys.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ListKeysResponse {
+    /// In order of their ids.
+    pub keys: Vec<KeyListEntry>,
+    /// Where to go on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_marker: Option<String>,
+    /// Whether there are more.
+    pub truncated: bool,
+}
+
+/// Parameters of ScheduleKeyDeletion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ScheduleKeyDeletionRequest {
+    /// The key.
+    pub key_id: String,
+    /// 7 to 30 days; 30 if absent.
+    pub pending_window_in_days: Option<u32>,
+}
+
+/// Answer of the operations that change a key's state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct StateResponse {
+    /// The key's full name.
+    pub key_id: String,
+    /// Its state now.
+    pub key_state: KeyState,
+    /// When it will be destroyed, after ScheduleKeyDeletion.
+    #[serde(default, with = "seconds::option", skip_serializing_if = "Option::is_none")]
+    pub deletion_date: Option<Timestamp>,
+    /// The window, after ScheduleKeyDeletion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_window_in_days: Option<u32>,
+    /// What was cut off, per mount. Our extension.
+    #[serde(default)]
+    pub mounts: Vec<CutReport>,
+}
+
+/// Answer of RotateKeyOnDemand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RotateKeyOnDemandResponse {
+    /// The key's full name.
+    pub key_id: String,
+    /// Number of the newest material. Our extension.
+    pub current_key_material_version: u32,
+}
+
+/// Parameters of ListKeyRotations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ListKeyRotationsRequest {
+    /// The key.
+    pub key_id: String,
+    /// `ALL_KEY_MATERIAL` to include the first material; `ROTATIONS_ONLY` if absent.
+    pub include_key_material: Option<String>,
+    /// Most rotations to answer: 1 to 1000, 100 if absent.
+    pub limit: Option<u32>,
+    /// `next_marker` of the listing to go on with.
+    pub marker: Option<String>,
+}
+
+/// One version of a key's material.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RotationEntry {
+    /// The key's full name.
+    pub key_id: String,
+    /// Fingerprint of the material.
+    pub key_material_id: String,
+    /// Number of the material, from 1. Our extension.
+    pub key_material_version: u32,
+    /// `CURRENT` or `NON_CURRENT`.
+    pub key_material_state: String,
+    /// When it became the newest.
+    #[serde(with = "seconds")]
+    pub rotation_date: Timestamp,
+    /// `ON_DEMAND`; absent for the first material.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation_type: Option<String>,
+}
+
+/// Answer of ListKeyRotations.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ListKeyRotationsResponse {
+    /// Oldest first.
+    pub rotations: Vec<RotationEntry>,
+    /// Where to go on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_marker: Option<String>,
+    /// Whether there are more.
+    pub truncated: bool,
+}

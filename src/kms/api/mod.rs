@@ -1,0 +1,14 @@
+//! Requests and answers in the shapes of the AWS KMS JSON 1.1 API, and the few of our own; a file
+//! for each family of operations. Unknown members are ignored; times are seconds since 1970; bytes
+//! are base64.
+
+mod aliases;
+mod crypto;
+mod keys;
+mod status;
+
+pub use super::encoding::SecretBytes;
+pub use aliases::*;
+pub use crypto::*;
+pub use keys::*;
+pub use status::*;
