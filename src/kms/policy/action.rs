@@ -83,6 +83,26 @@ impl Action {
         (0..NAMES.len() as u8).map(Self)
     }
 
+    /// The action of exactly this name, without `kms:`. Quick.
+    pub fn exact(name: &str) -> Option<Self> {
+        NAMES.binary_search(&name).ok().map(|at| Self(at as u8))
+    }
+
+    /// Whether requests bring an encryption context, which grants can constrain.
+    pub fn has_context(self) -> bool {
+        matches!(
+            self.name(),
+            "Decrypt"
+                | "Encrypt"
+                | "GenerateDataKey"
+                | "GenerateDataKeyPair"
+                | "GenerateDataKeyPairWithoutPlaintext"
+                | "GenerateDataKeyWithoutPlaintext"
+                | "ReEncryptFrom"
+                | "ReEncryptTo"
+        )
+    }
+
     /// The name, without `kms:`.
     pub fn name(self) -> &'static str {
         NAMES[usize::from(self.0)]
@@ -105,9 +125,9 @@ impl fmt::Display for Action {
     }
 }
 
-/// The actions that a statement's patterns name: one bit each.
+/// A set of actions: one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct ActionSet(u128);
+pub struct ActionSet(u128);
 
 impl ActionSet {
     /// Adds what `pattern` names: `*`, or `kms:` and a name with wildcards. A name that no action
@@ -131,11 +151,28 @@ impl ActionSet {
         Ok(())
     }
 
-    pub(super) fn contains(self, action: Action) -> bool {
+    /// Adds one.
+    pub fn insert(&mut self, action: Action) {
+        self.0 |= 1 << action.0;
+    }
+
+    /// Whether it has `action`.
+    pub fn contains(self, action: Action) -> bool {
         self.0 >> action.0 & 1 == 1
     }
 
-    pub(super) fn is_empty(self) -> bool {
+    /// Whether it has all of `others`.
+    pub fn includes(self, others: Self) -> bool {
+        others.0 & !self.0 == 0
+    }
+
+    /// The actions in order of their names.
+    pub fn iter(self) -> impl Iterator<Item = Action> {
+        Action::all().filter(move |action| self.contains(*action))
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 }

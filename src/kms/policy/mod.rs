@@ -35,7 +35,7 @@ mod principal;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, NotAnAction};
+pub use action::{Action, ActionSet, NotAnAction};
 pub use decision::{Decision, Explained, Mismatch, Verdict};
 pub use document::{Effect, Malformed, Policy};
 pub use key::ConditionKey;

@@ -58,9 +58,14 @@ impl Identity {
         self.name.is_none()
     }
 
+    /// Every name that a policy or a grant can mean this caller by.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.arn.as_str()).chain(self.groups.iter().map(String::as_str))
+    }
+
     /// Whether `arn` names this caller or a group that it is in.
     pub fn is_named(&self, arn: &str) -> bool {
-        self.arn == arn || self.groups.iter().any(|group| group == arn)
+        self.names().any(|name| name == arn)
     }
 }
 
