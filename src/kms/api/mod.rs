@@ -4,11 +4,17 @@
 
 mod aliases;
 mod crypto;
+mod grants;
 mod keys;
+mod policies;
 mod status;
+mod tags;
 
 pub use super::encoding::SecretBytes;
 pub use aliases::*;
 pub use crypto::*;
+pub use grants::*;
 pub use keys::*;
+pub use policies::*;
 pub use status::*;
+pub use tags::*;

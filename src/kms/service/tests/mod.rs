@@ -1,8 +1,11 @@
 //! The service as its callers see it.
 
+mod access;
+mod grants;
 mod revocation;
 mod states;
 mod storage;
+mod tags;
 
 use std::path::Path;
 use std::sync::Arc;
