@@ -1,6 +1,8 @@
 //! The command line.
 
 mod args;
+mod audit;
+mod audit_args;
 mod bench;
 mod dead_mount;
 mod exit;
@@ -105,6 +107,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             KeyCommand::Rotate { key } => key::rotate(global, &key, output),
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
+        Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
         Command::Status => status::status(global, output),
