@@ -12,6 +12,7 @@ mod context;
 mod encoding;
 mod error;
 mod id;
+pub mod material;
 mod named;
 mod schedule;
 mod service;

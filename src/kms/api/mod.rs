@@ -3,12 +3,18 @@
 //! are base64.
 
 mod aliases;
+mod asymmetric;
 mod crypto;
+mod import;
 mod keys;
+mod rotation;
 mod status;
 
 pub use super::encoding::SecretBytes;
 pub use aliases::*;
+pub use asymmetric::*;
 pub use crypto::*;
+pub use import::*;
 pub use keys::*;
+pub use rotation::*;
 pub use status::*;

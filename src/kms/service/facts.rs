@@ -4,9 +4,12 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use crate::kms::api::{
-    AliasRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest, EncryptRequest,
-    GenerateDataKeyRequest, GenerateRandomRequest, KeyRequest, ListAliasesRequest, ListKeyRotationsRequest,
-    ListKeysRequest, ReEncryptRequest, ScheduleKeyDeletionRequest,
+    AliasRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest, DeleteImportedKeyMaterialRequest,
+    EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyPairRequest, GenerateDataKeyRequest,
+    GenerateMacRequest, GenerateRandomRequest, GetParametersForImportRequest, GetPublicKeyRequest,
+    ImportKeyMaterialRequest, KeyRequest, ListAliasesRequest, ListKeyRotationsRequest, ListKeysRequest,
+    ReEncryptRequest, ScheduleKeyDeletionRequest, SignRequest, UpdateKeyDescriptionRequest, VerifyMacRequest,
+    VerifyRequest,
 };
 use crate::kms::context::EncryptionContext;
 
@@ -95,6 +98,20 @@ facts! {
         grant_tokens -> &[String] = grant_tokens
     };
     ScheduleKeyDeletionRequest;
+    DeleteImportedKeyMaterialRequest;
+    EnableKeyRotationRequest;
+    GenerateDataKeyPairRequest {
+        encryption_context -> Option<&EncryptionContext> = encryption_context,
+        grant_tokens -> &[String] = grant_tokens
+    };
+    GenerateMacRequest { grant_tokens -> &[String] = grant_tokens };
+    GetParametersForImportRequest;
+    GetPublicKeyRequest { grant_tokens -> &[String] = grant_tokens };
+    ImportKeyMaterialRequest;
+    SignRequest { grant_tokens -> &[String] = grant_tokens };
+    UpdateKeyDescriptionRequest;
+    VerifyMacRequest { grant_tokens -> &[String] = grant_tokens };
+    VerifyRequest { grant_tokens -> &[String] = grant_tokens };
 }
 
 /// A data key that is wanted by, or of, a mount.

@@ -2,11 +2,20 @@
 
 mod aliases;
 mod book;
+mod creation;
 mod crypt;
 pub(super) mod facts;
+mod held;
+mod import;
 mod keys;
+mod mac;
+mod oaep;
+mod pairs;
+mod rotation;
+mod signing;
 mod transition;
 mod upkeep;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +25,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -104,13 +113,25 @@ pub struct Service {
     writes: Mutex<()>,
     book: RwLock<Book>,
     watchers: Arc<Watchers>,
-    /// Milliseconds since 1970 of the next deletion; `i64::MAX` when there is none.
-    next_deletion: AtomicI64,
+    /// Milliseconds since 1970 of what the clock does to a key next; see [`Book::next_due`].
+    next_due: AtomicI64,
+    /// Whether the store's file was looked at before the first write that nobody asked for.
+    checked: AtomicBool,
+    /// Milliseconds since 1970 when counts and last uses are to be written next.
+    next_flush: AtomicI64,
 }
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Service").field("store", self.store.id()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.write_final_usage();
+        }
     }
 }
 
@@ -269,12 +290,18 @@ impl Service {
         }
     }
 
-    /// Destroys the keys whose deletion is due. Operations other than cryptographic ones do it
-    /// by themselves; an owner that may be idle for long calls it now and then.
+    /// Does what the clock asks for: destroys keys, deletes imported material and rotates keys when
+    /// that is due, and writes down how keys were used. Operations other than cryptographic ones do
+    /// it by themselves; an owner that may be idle for long calls it now and then.
     pub fn tick(&self) {
         let now = self.clock.now();
-        if now.as_millisecond() >= self.next_deletion.load(Ordering::Acquire) {
+        if now.as_millisecond() >= self.next_due.load(Ordering::Acquire) {
             self.destroy_due(now);
+            self.expire_due(now);
+            self.rotate_due(now);
+        }
+        if now.as_millisecond() >= self.next_flush.load(Ordering::Acquire) {
+            self.write_usage(now);
         }
     }
 
@@ -291,6 +318,9 @@ impl Service {
         }
         let call = Call { caller, operation, now: self.clock.now(), facts, keys: RefCell::default() };
         let result = body(&call);
+        if result.is_ok() && operation.is_cryptographic() {
+            call.note_uses();
+        }
         self.record(&call, result.as_ref().err());
         result
     }
@@ -304,7 +334,7 @@ impl Service {
     fn admit_as(&self, call: &Call<'_>, entry: &Arc<Entry>, action: &str) -> Result<(), KmsError> {
         call.comes_to(entry);
         self.permit(call, Some(entry), action)?;
-        state::check(call.operation, &entry.arn, entry.record.state)
+        state::check(call.operation, &entry.arn, entry.state_at(call.now))
     }
 
     /// Whether `call`, which is not about one key, may be made.
@@ -336,7 +366,9 @@ impl Service {
     fn start(store: Store, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
         let book = Book::load(&store)?;
         let service = Self {
-            next_deletion: AtomicI64::new(book.next_deletion()),
+            next_due: AtomicI64::new(book.next_due()),
+            checked: AtomicBool::new(false),
+            next_flush: AtomicI64::new(i64::MIN),
             store,
             clock,
             drain_budget: DRAIN_BUDGET,

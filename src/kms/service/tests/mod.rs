@@ -1,6 +1,9 @@
 //! The service as its callers see it.
 
+mod imports;
+mod kinds;
 mod revocation;
+mod rotation;
 mod states;
 mod storage;
 
