@@ -12,7 +12,7 @@ use super::key_store::KeyStore;
 use super::output::{Output, count, fields, table};
 use crate::kms::api::{
     CreateKeyRequest, KeyLastUsage, KeyLastUsageResponse, KeyRequest, ListAliasesRequest,
-    ListAliasesResponse, ListKeysRequest, ListKeysResponse, StateResponse,
+    ListAliasesResponse, ListKeysRequest, ListKeysResponse, StateResponse, Tag,
 };
 use crate::kms::{AliasName, CutReport, KeyMetadata, KeySpec};
 
@@ -51,7 +51,7 @@ fn asked_for(create: &CreateKey) -> CliResult<CreateKeyRequest> {
         Some(file) => Some(std::fs::read_to_string(file).map_err(|error| CliError::io(file, &error))?),
         None => None,
     };
-    let tag = |(key, value): &(String, String)| serde_json::json!({ "TagKey": key, "TagValue": value });
+    let tag = |(key, value): &(String, String)| Tag { tag_key: key.clone(), tag_value: value.clone() };
     Ok(CreateKeyRequest {
         description: create.description.clone(),
         key_spec: Some(create.spec.clone()),

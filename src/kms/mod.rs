@@ -14,6 +14,7 @@ mod error;
 mod id;
 pub mod material;
 mod named;
+pub mod policy;
 mod schedule;
 mod service;
 pub mod socket;

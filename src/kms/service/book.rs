@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::grant_book::Grant;
 use super::held::Held;
+use super::permit::{KeyPolicy, Rights};
 use crate::kms::api::{ExpirationModel, KeyMetadata};
 use crate::kms::blob::BlobHead;
 use crate::kms::error::{ErrorKind, KmsError};
@@ -13,9 +15,7 @@ use crate::kms::id::{AliasName, KeyId, KeyRef, Realm, Resource, StoreId};
 use crate::kms::material::Parsed;
 use crate::kms::spec::{KeySpec, KeyUsage, Origin};
 use crate::kms::state::{KeyManager, KeyState};
-use crate::kms::store::{
-    AccessKeyRecord, AliasRecord, GrantRecord, ImportRecord, KeyRecord, LastUse, Store, StoreError,
-};
+use crate::kms::store::{AccessKeyRecord, AliasRecord, ImportRecord, KeyRecord, LastUse, Store, StoreError};
 use crate::secret::Key;
 
 /// All of it.
@@ -23,7 +23,6 @@ use crate::secret::Key;
 pub(super) struct Book {
     pub(super) keys: BTreeMap<KeyId, Arc<Entry>>,
     pub(super) aliases: BTreeMap<AliasName, AliasRecord>,
-    pub(super) grants: BTreeMap<[u8; 32], GrantRecord>,
     pub(super) access_keys: BTreeMap<String, AccessKeyRecord>,
     /// By their tokens.
     pub(super) imports: BTreeMap<[u8; 32], ImportRecord>,
@@ -36,6 +35,8 @@ pub(super) struct Entry {
     /// Oldest first, as many as `record.versions`; `None` where imported material was deleted.
     /// Shared with the entry's successors.
     pub(super) material: Vec<Option<Arc<Held>>>,
+    /// `record.policy`, read.
+    pub(super) policy: KeyPolicy,
 }
 
 /// Which spellings of a key an operation takes.
@@ -48,9 +49,9 @@ pub(super) enum Spelling {
 }
 
 impl Book {
-    pub(super) fn load(store: &Store) -> Result<Self, StoreError> {
+    pub(super) fn load(store: &Store) -> Result<(Self, Rights), StoreError> {
         let contents = store.load()?;
-        let mut book = Self::default();
+        let (mut book, mut rights) = (Self::default(), Rights::default());
         for (record, material) in contents.keys {
             let held = material.into_iter().zip(&record.versions).map(|(material, version)| {
                 material.map(|material| Arc::new(Held::new(material, version.wraps_reserved)))
@@ -59,12 +60,14 @@ impl Book {
             book.keys.insert(record.id, Arc::new(Entry::new(record, material, store.realm())));
         }
         for record in contents.aliases {
-            book.aliases.insert(record.alias()?, record);
+            let alias = record.alias()?;
+            rights.aliases.entry(record.target).or_default().insert(alias.clone());
+            book.aliases.insert(alias, record);
         }
-        book.grants = contents.grants.into_iter().map(|grant| (grant.id, grant)).collect();
+        contents.grants.into_iter().for_each(|record| rights.grants.insert(Grant::new(record)));
         book.access_keys = contents.access_keys.into_iter().map(|key| (key.id.clone(), key)).collect();
         book.imports = contents.imports.into_iter().map(|import| (import.token, import)).collect();
-        Ok(book)
+        Ok((book, rights))
     }
 
     /// The key that `text` names.
@@ -112,7 +115,8 @@ impl Book {
 impl Entry {
     pub(super) fn new(record: KeyRecord, material: Vec<Option<Arc<Held>>>, realm: &Realm) -> Self {
         debug_assert_eq!(record.versions.len(), material.len());
-        Self { arn: realm.key_arn(&record.id).to_string(), record, material }
+        let arn = realm.key_arn(&record.id).to_string();
+        Self { policy: KeyPolicy::of(record.policy.as_deref(), &arn), arn, record, material }
     }
 
     /// Number of the newest version; 0 before any was imported.

@@ -195,6 +195,11 @@ impl Service {
         self.run(caller, Operation::ReEncrypt, request, |call| {
             let source = algorithm(request.source_encryption_algorithm.as_deref())?;
             let destination = algorithm(request.destination_encryption_algorithm.as_deref())?;
+            // For the policy of the source, which may care where to.
+            if let Ok(to) = self.book.read().resolve(&request.destination_key_id, Spelling::Any, self.realm())
+            {
+                call.goes_to(to.record.id);
+            }
             let opened = self.open_up(
                 call,
                 &request.ciphertext_blob,

@@ -4,25 +4,31 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use crate::kms::api::{
-    AliasRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest, DeleteImportedKeyMaterialRequest,
-    EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyPairRequest, GenerateDataKeyRequest,
-    GenerateMacRequest, GenerateRandomRequest, GetParametersForImportRequest, GetPublicKeyRequest,
-    ImportKeyMaterialRequest, KeyRequest, ListAliasesRequest, ListKeyRotationsRequest, ListKeysRequest,
-    ReEncryptRequest, ScheduleKeyDeletionRequest, SignRequest, UpdateKeyDescriptionRequest, VerifyMacRequest,
-    VerifyRequest,
+    AliasRequest, CreateGrantRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest,
+    DeleteImportedKeyMaterialRequest, EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyPairRequest,
+    GenerateDataKeyRequest, GenerateMacRequest, GenerateRandomRequest, GetKeyPolicyRequest,
+    GetParametersForImportRequest, GetPublicKeyRequest, ImportKeyMaterialRequest, KeyRequest,
+    ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest,
+    ListResourceTagsRequest, ListRetirableGrantsRequest, PutKeyPolicyRequest, ReEncryptRequest,
+    RetireGrantRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, SignRequest,
+    SimulateKeyPolicyRequest, TagResourceRequest, UntagResourceRequest, UpdateKeyDescriptionRequest,
+    VerifyMacRequest, VerifyRequest,
 };
 use crate::kms::context::EncryptionContext;
 
 /// A request before it is carried out. Never shows a secret.
 pub(in crate::kms) trait Facts {
     /// What a ciphertext is for; where there are two, that of the source.
-    #[allow(dead_code, reason = "policies will read it")]
     fn encryption_context(&self) -> Option<&EncryptionContext> {
         None
     }
 
+    /// What a ciphertext is to be for, where that is another.
+    fn destination_context(&self) -> Option<&EncryptionContext> {
+        None
+    }
+
     /// Grants that may not have reached every corner yet.
-    #[allow(dead_code, reason = "grants will read it")]
     fn grant_tokens(&self) -> &[String] {
         &[]
     }
@@ -69,6 +75,7 @@ macro_rules! facts {
         })+
     };
     (@ encryption_context $self:ident.$member:ident) => { Some(&$self.$member) };
+    (@ destination_context $self:ident.$member:ident) => { Some(&$self.$member) };
     (@ grant_tokens $self:ident.$member:ident) => { &$self.$member };
 }
 
@@ -95,6 +102,7 @@ facts! {
     ListKeysRequest;
     ReEncryptRequest {
         encryption_context -> Option<&EncryptionContext> = source_encryption_context,
+        destination_context -> Option<&EncryptionContext> = destination_encryption_context,
         grant_tokens -> &[String] = grant_tokens
     };
     ScheduleKeyDeletionRequest;
@@ -112,6 +120,18 @@ facts! {
     UpdateKeyDescriptionRequest;
     VerifyMacRequest { grant_tokens -> &[String] = grant_tokens };
     VerifyRequest { grant_tokens -> &[String] = grant_tokens };
+    CreateGrantRequest { grant_tokens -> &[String] = grant_tokens };
+    GetKeyPolicyRequest;
+    ListGrantsRequest;
+    ListKeyPoliciesRequest;
+    ListResourceTagsRequest;
+    ListRetirableGrantsRequest;
+    PutKeyPolicyRequest;
+    RetireGrantRequest;
+    RevokeGrantRequest;
+    SimulateKeyPolicyRequest;
+    TagResourceRequest;
+    UntagResourceRequest;
 }
 
 /// A data key that is wanted by, or of, a mount.

@@ -220,6 +220,7 @@ impl Service {
         let entry = Arc::new(Entry::new(record, held, self.realm()));
         let mut book = self.book.write();
         book.keys.insert(id, entry);
+        self.rights.write().aliases.entry(id).or_default().insert(name.clone());
         book.aliases.insert(name, alias);
         self.next_due.store(book.next_due(), std::sync::atomic::Ordering::Release);
         Ok(())
