@@ -280,15 +280,15 @@ struct Names {
 
 impl Names {
     fn of(caller: &Caller, service: &Service) -> Self {
-        let account = &service.realm().account;
-        let user = match &caller.remote {
-            Some(remote) => Some(remote.user.clone()),
-            None if caller.uid == 0 || caller.uid == service.owner => None,
-            None => Some(caller.uid.to_string()),
-        };
-        let (kind, arn) = match &user {
-            Some(user) => ("IAMUser", format!("arn:aws:iam::{account}:user/{user}")),
-            None => ("Root", format!("arn:aws:iam::{account}:root")),
+        let (kind, arn, user) = match service.directory.identity(caller, service.clock.now()) {
+            Ok(known) if known.is_root() => ("Root", known.arn().to_owned(), None),
+            Ok(known) => ("IAMUser", known.arn().to_owned(), known.name().map(str::to_owned)),
+            // Whom nobody can name is called by number.
+            Err(_) => {
+                let user = caller.uid.to_string();
+                let arn = format!("arn:aws:iam::{}:user/{user}", service.realm().account);
+                ("IAMUser", arn, Some(user))
+            }
         };
         Self { kind, arn, user, address: caller.remote.as_ref().map(|remote| remote.address.to_string()) }
     }

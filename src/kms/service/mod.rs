@@ -3,21 +3,37 @@
 mod aliases;
 mod audit;
 mod book;
+mod creation;
 mod crypt;
+mod directory;
 pub(super) mod facts;
+mod grant_book;
+mod grants;
+mod held;
+mod import;
 mod keys;
+mod mac;
+mod oaep;
+mod pairs;
+mod permit;
+mod policies;
+mod rotation;
+mod signing;
+mod simulate;
+mod tags;
 mod transition;
 mod upkeep;
+mod usage;
 
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -27,12 +43,15 @@ use super::api::StatusResponse;
 use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, Setup};
 use super::error::KmsError;
 use super::id::{KeyId, Realm, StoreId};
+use super::policy::{self, Identity, Policy};
 use super::state::{self, KeyManager, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
 use book::{Book, Entry};
+use directory::Directory;
 use facts::Facts;
+use permit::Rights;
 use transition::Turns;
 
 pub use crypt::{DataKey, UnwrappedDataKey};
@@ -97,6 +116,7 @@ impl Caller {
 /// 3. `book`: the keys. Read-locked for the microsecond that a cryptographic operation takes,
 ///    write-locked to publish what is durable. Never held during I/O. So once a state is
 ///    published, no operation that saw the old one is still under way.
+/// 4. `rights`: grants, and whatever else permissions depend on. Never held during I/O.
 pub struct Service {
     store: Store,
     clock: Arc<dyn Clock>,
@@ -105,12 +125,18 @@ pub struct Service {
     turns: Turns,
     writes: Mutex<()>,
     book: RwLock<Book>,
+    rights: RwLock<Rights>,
+    directory: Directory,
+    /// Of keys that were given no other.
+    default_policy: Policy,
     watchers: Arc<Watchers>,
-    /// Milliseconds since 1970 of the next deletion; `i64::MAX` when there is none.
-    next_deletion: AtomicI64,
+    /// Milliseconds since 1970 of what the clock does to a key next; see [`Book::next_due`].
+    next_due: AtomicI64,
+    /// Whether the store's file was looked at before the first write that nobody asked for.
+    checked: AtomicBool,
+    /// Milliseconds since 1970 when counts and last uses are to be written next.
+    next_flush: AtomicI64,
     audit: AuditLog,
-    /// Effective user of this process: the account's root.
-    owner: u32,
 }
 
 impl std::fmt::Debug for Service {
@@ -121,6 +147,9 @@ impl std::fmt::Debug for Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.write_final_usage();
+        }
         self.close_audit();
     }
 }
@@ -128,11 +157,15 @@ impl Drop for Service {
 /// A call under way: who, what, when.
 pub(super) struct Call<'a> {
     caller: &'a Caller,
+    /// Who that is to policies, or why nobody knows.
+    identity: Result<Arc<Identity>, KmsError>,
     operation: Operation,
     /// Of its event in the audit log.
     id: EventId,
     now: Timestamp,
     facts: &'a dyn Facts,
+    /// The key that ReEncrypt moves a ciphertext to, before that key is come to.
+    destination: Cell<Option<KeyId>>,
     /// The keys that it has come to, in this order.
     keys: RefCell<Vec<UsedKey>>,
 }
@@ -282,12 +315,18 @@ impl Service {
         }
     }
 
-    /// Destroys the keys whose deletion is due. Operations other than cryptographic ones do it
-    /// by themselves; an owner that may be idle for long calls it now and then.
+    /// Does what the clock asks for: destroys keys, deletes imported material and rotates keys when
+    /// that is due, and writes down how keys were used. Operations other than cryptographic ones do
+    /// it by themselves; an owner that may be idle for long calls it now and then.
     pub fn tick(&self) {
         let now = self.clock.now();
-        if now.as_millisecond() >= self.next_deletion.load(Ordering::Acquire) {
+        if now.as_millisecond() >= self.next_due.load(Ordering::Acquire) {
             self.destroy_due(now);
+            self.expire_due(now);
+            self.rotate_due(now);
+        }
+        if now.as_millisecond() >= self.next_flush.load(Ordering::Acquire) {
+            self.write_usage(now);
         }
     }
 
@@ -303,10 +342,22 @@ impl Service {
             self.tick();
         }
         let place = self.audit_place()?;
-        let id = self.audit.setup().ids.next();
-        let call = Call { caller, operation, id, now: self.clock.now(), facts, keys: RefCell::default() };
+        let now = self.clock.now();
+        let call = Call {
+            caller,
+            identity: self.directory.identity(caller, now),
+            operation,
+            id: self.audit.setup().ids.next(),
+            now,
+            facts,
+            destination: Cell::new(None),
+            keys: RefCell::default(),
+        };
         let carried = self.carried(&call);
         let result = body(&call);
+        if result.is_ok() && operation.is_cryptographic() {
+            call.note_uses();
+        }
         self.record(&call, result.as_ref().err());
         self.log_call(&call, place, carried, result.as_ref().err())?;
         result
@@ -321,19 +372,12 @@ impl Service {
     fn admit_as(&self, call: &Call<'_>, entry: &Arc<Entry>, action: &str) -> Result<(), KmsError> {
         call.comes_to(entry);
         self.permit(call, Some(entry), action)?;
-        state::check(call.operation, &entry.arn, entry.record.state)
+        state::check(call.operation, &entry.arn, entry.state_at(call.now))
     }
 
     /// Whether `call`, which is not about one key, may be made.
     fn admit_general(&self, call: &Call<'_>) -> Result<(), KmsError> {
         self.permit(call, None, call.operation.name())
-    }
-
-    /// Permission. The front ends answer nobody but root and the store's owner, and these may do
-    /// everything; policies and grants will decide here.
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
-    fn permit(&self, _call: &Call<'_>, _entry: Option<&Entry>, _action: &str) -> Result<(), KmsError> {
-        Ok(())
     }
 
     /// A finished call in the log for people, refused ones too.
@@ -351,7 +395,11 @@ impl Service {
     }
 
     fn start(store: Store, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
-        let book = Book::load(&store)?;
+        let (book, rights) = Book::load(&store)?;
+        let account = &store.realm().account;
+        let default_policy = policy::default_policy(account);
+        let default_policy = Policy::parse(&default_policy)
+            .map_err(|_| StoreError::Invalid("the store's account cannot stand in a policy"))?;
         let setup = Setup {
             disk: Arc::clone(store.disk()),
             dir: store.dir().join(DIRECTORY),
@@ -363,8 +411,12 @@ impl Service {
         let audit = AuditLog::start(setup, store.audit_anchor(), Mode::Required, Arc::clone(&clock));
         let service = Self {
             audit: audit.map_err(StoreError::io("start the audit log"))?,
-            owner: rustix::process::geteuid().as_raw(),
-            next_deletion: AtomicI64::new(book.next_deletion()),
+            directory: Directory::new(account, owners(store.dir())),
+            default_policy,
+            rights: RwLock::new(rights),
+            next_due: AtomicI64::new(book.next_due()),
+            checked: AtomicBool::new(false),
+            next_flush: AtomicI64::new(i64::MIN),
             store,
             clock,
             drain_budget: DRAIN_BUDGET,
@@ -381,4 +433,13 @@ impl Service {
     fn entry(&self, id: &KeyId) -> Result<Arc<Entry>, KmsError> {
         self.book.read().by_id(id, self.realm()).cloned()
     }
+}
+
+/// Who owns a store: whom this process runs as and, if that is root, whom its directory belongs to.
+fn owners(dir: &Path) -> Vec<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::geteuid().as_raw();
+    // Nobody but root could vouch for somebody else's directory.
+    let of_dir = std::fs::metadata(dir).ok().map(|found| found.uid()).filter(|_| own == 0);
+    [own].into_iter().chain(of_dir).collect()
 }

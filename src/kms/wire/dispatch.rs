@@ -70,7 +70,37 @@ fn carry_out(service: &Service, caller: &Caller, target: &str, body: &Value) -> 
         "Encrypt" => call(body, |request| service.encrypt(caller, &request)),
         "Decrypt" => call(body, |request| service.decrypt(caller, &request)),
         "ReEncrypt" => call(body, |request| service.re_encrypt(caller, &request)),
+        "Sign" => call(body, |request| service.sign(caller, &request)),
+        "Verify" => call(body, |request| service.verify(caller, &request)),
+        "GetPublicKey" => call(body, |request| service.get_public_key(caller, &request)),
+        "GenerateMac" => call(body, |request| service.generate_mac(caller, &request)),
+        "VerifyMac" => call(body, |request| service.verify_mac(caller, &request)),
+        "GenerateDataKeyPair" => call(body, |request| service.generate_data_key_pair(caller, &request)),
+        "GenerateDataKeyPairWithoutPlaintext" => {
+            call(body, |request| service.generate_data_key_pair_without_plaintext(caller, &request))
+        }
+        "EnableKeyRotation" => call(body, |request| service.enable_key_rotation(caller, &request)),
+        "DisableKeyRotation" => call(body, |request| service.disable_key_rotation(caller, &request)),
+        "GetKeyRotationStatus" => call(body, |request| service.get_key_rotation_status(caller, &request)),
+        "GetKeyLastUsage" => call(body, |request| service.get_key_last_usage(caller, &request)),
+        "UpdateKeyDescription" => call(body, |request| service.update_key_description(caller, &request)),
+        "GetParametersForImport" => call(body, |request| service.get_parameters_for_import(caller, &request)),
+        "ImportKeyMaterial" => call(body, |request| service.import_key_material(caller, &request)),
+        "DeleteImportedKeyMaterial" => {
+            call(body, |request| service.delete_imported_key_material(caller, &request))
+        }
         "GenerateRandom" => call(body, |request| service.generate_random(caller, &request)),
+        "PutKeyPolicy" => call(body, |request| service.put_key_policy(caller, &request)),
+        "GetKeyPolicy" => call(body, |request| service.get_key_policy(caller, &request)),
+        "ListKeyPolicies" => call(body, |request| service.list_key_policies(caller, &request)),
+        "CreateGrant" => call(body, |request| service.create_grant(caller, &request)),
+        "ListGrants" => call(body, |request| service.list_grants(caller, &request)),
+        "ListRetirableGrants" => call(body, |request| service.list_retirable_grants(caller, &request)),
+        "RetireGrant" => call(body, |request| service.retire_grant(caller, &request)),
+        "RevokeGrant" => call(body, |request| service.revoke_grant(caller, &request)),
+        "TagResource" => call(body, |request| service.tag_resource(caller, &request)),
+        "UntagResource" => call(body, |request| service.untag_resource(caller, &request)),
+        "ListResourceTags" => call(body, |request| service.list_resource_tags(caller, &request)),
         _ => Err(unknown(target)),
     }
 }
@@ -83,6 +113,10 @@ fn look_after(
     request: &Value,
 ) -> Result<Value, Refused> {
     let changes = !matches!(operation, "Status" | "StoreInfo" | "CheckStore" | "VerifyAudit");
+    // Whoever may read a key's policy may ask what it comes to.
+    if operation == "SimulateKeyPolicy" {
+        return call(request, |request| service.simulate_key_policy(caller, &request));
+    }
     let carried_out = || match operation {
         "Status" => Ok(answer(&service.status())?),
         "StoreInfo" => Ok(answer(&service.store_info()?)?),
@@ -94,11 +128,12 @@ fn look_after(
         "VerifyAudit" => call(request, |request| service.verify_audit(&request)),
         _ => Err(unknown(operation)),
     };
-    let logged = || match carried_out() {
-        Ok(value) => Ok(value),
-        // All of it is inside, so it is logged once.
-        Err(Refused::BeforeCall(error) | Refused::ByService(error)) => Err(error),
-    };
+    let logged =
+        || match service.demand_root(caller, operation).map_err(Refused::from).and_then(|()| carried_out()) {
+            Ok(value) => Ok(value),
+            // All of it is inside, so it is logged once.
+            Err(Refused::BeforeCall(error) | Refused::ByService(error)) => Err(error),
+        };
     Ok(service.look_after(caller, operation, request, changes, logged)?)
 }
 

@@ -1,8 +1,14 @@
 //! The service as its callers see it.
 
+mod access;
+mod grants;
+mod imports;
+mod kinds;
 mod revocation;
+mod rotation;
 mod states;
 mod storage;
+mod tags;
 
 use std::path::Path;
 use std::sync::Arc;
