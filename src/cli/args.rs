@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
+use super::audit_args::{AuditCommand, AuditMode};
 use super::key_store::DEFAULT_ALIAS;
 use super::settings::idle_timeout;
 use super::store_args::StoreCommand;
@@ -49,6 +50,12 @@ pub(super) struct Global {
     /// Unlock with the recovery key that FILE has as text, as 'kmsfs store recovery-kit' printed it
     #[arg(long, global = true, value_name = "FILE", group = "secret", help_heading = UNLOCKING)]
     pub(super) recovery_key_file: Option<PathBuf>,
+
+    /// What becomes of calls when the audit log cannot be written
+    ///
+    /// For commands that have the key store open themselves, such as mount.
+    #[arg(long, global = true, value_name = "MODE", value_enum, default_value_t, env = "KMSFS_AUDIT")]
+    pub(super) audit: AuditMode,
 
     /// Print JSON
     #[arg(long, global = true)]
@@ -101,6 +108,9 @@ pub(super) enum Command {
     /// Without the key store, or a backup of it, the data is lost.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Look at the log of all calls of the key store, and verify it
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Look at files in a mount
     #[command(subcommand)]
     File(FileCommand),
@@ -373,7 +383,8 @@ Exit codes:
   28  permission denied
   29  the backup that is kept could not be written, so nothing was changed
   30  the backup is damaged, is none, or lacks something
-  31  restoring would lose key versions";
+  31  restoring would lose key versions
+  32  something is wrong with the audit log";
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,8 @@
 
 mod access_args;
 mod args;
+mod audit;
+mod audit_args;
 mod bench;
 mod dead_mount;
 mod exit;
@@ -112,6 +114,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
         Command::Policy(command) => policy::run(global, &command, output),
         Command::Grant(command) => grant::run(global, &command, output),
         Command::Tag(command) => tag::run(global, &command, output),
+        Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
         Command::Status => status::status(global, output),

@@ -57,6 +57,7 @@ impl Service {
                 Change::Put(&Record::KeyV2(record.clone())),
             ])?;
             let entry = Arc::new(Entry::new(record, vec![Some(Arc::new(material))], self.realm()));
+            call.comes_to(&entry);
             self.book.write().keys.insert(id, Arc::clone(&entry));
             Ok(entry.metadata(self.realm()))
         })

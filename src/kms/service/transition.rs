@@ -177,7 +177,8 @@ impl Service {
                 aliases.iter().map(|alias| Change::Drop(RecordName::Alias(alias.as_str()))).collect();
             changes.extend(grants.iter().map(|id| Change::Drop(RecordName::Grant(id))));
             changes.push(Change::DropKey(&entry.record));
-            if let Err(error) = self.store.commit(&changes) {
+            let destroyed = self.by_itself("DeleteKey", &entry.arn, || Ok(self.store.commit(&changes)?));
+            if let Err(error) = destroyed {
                 tracing::error!(key = entry.arn, %error, "a key that is due could not be destroyed");
                 continue;
             }
