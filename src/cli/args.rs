@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
 use super::audit_args::{AuditCommand, AuditMode};
+use super::key_args::{CreateKey, ImportCommand, KeyFormat, RotationCommand};
 use super::key_store::DEFAULT_ALIAS;
 use super::settings::idle_timeout;
 use super::store_args::StoreCommand;
@@ -271,6 +272,28 @@ pub(super) enum KeyCommand {
         /// Id, ARN or alias/NAME
         key: String,
     },
+    /// Rotate a master key by the clock
+    #[command(subcommand)]
+    Rotation(RotationCommand),
+    /// Import the material of a master key of origin EXTERNAL
+    #[command(subcommand)]
+    Import(ImportCommand),
+    /// Delete a key's imported material; its files are unreadable at once, until it is imported again
+    DeleteMaterial {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Print the public half of an asymmetric key
+    PublicKey {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// How to write it
+        #[arg(long, value_enum, default_value = "pem")]
+        format: KeyFormat,
+        /// Write it to FILE
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Choose the master key for new files below a directory of a mount
     ///
     /// Existing files keep their key. Subdirectories follow, unless they were assigned a key of their
@@ -281,17 +304,6 @@ pub(super) enum KeyCommand {
         /// A directory in a mount
         directory: PathBuf,
     },
-}
-
-/// Arguments of `key create`.
-#[derive(Debug, Args)]
-pub(super) struct CreateKey {
-    /// A name for it: alias/NAME, or just NAME
-    #[arg(long)]
-    pub(super) alias: Option<String>,
-    /// What it is for
-    #[arg(long, default_value = "")]
-    pub(super) description: String,
 }
 
 /// What to do with files.

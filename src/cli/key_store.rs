@@ -91,7 +91,16 @@ impl KeyStore {
     /// Creates a master key, with an alias if one is given.
     pub(super) fn create_key(&self, description: &str, alias: Option<&str>) -> CliResult<KeyMetadata> {
         let request = CreateKeyRequest { description: description.to_owned(), ..CreateKeyRequest::default() };
-        let made: KeyResponse = self.call("CreateKey", &request)?;
+        self.create_key_of(&request, alias)
+    }
+
+    /// Creates the master key that is asked for, with an alias if one is given.
+    pub(super) fn create_key_of(
+        &self,
+        request: &CreateKeyRequest,
+        alias: Option<&str>,
+    ) -> CliResult<KeyMetadata> {
+        let made: KeyResponse = self.call("CreateKey", request)?;
         if let Some(alias) = alias {
             let request = AliasRequest {
                 alias_name: alias.to_owned(),

@@ -12,6 +12,9 @@ mod fsck;
 mod grant;
 mod handover;
 mod key;
+mod key_args;
+mod key_import;
+mod key_rotation;
 mod key_store;
 mod log;
 mod mount;
@@ -109,6 +112,12 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             KeyCommand::Enable { key } => key::enable(global, &key, output),
             KeyCommand::Disable { key } => key::disable(global, &key, output),
             KeyCommand::Rotate { key } => key::rotate(global, &key, output),
+            KeyCommand::Rotation(command) => key_rotation::run(global, &command, output),
+            KeyCommand::Import(command) => key_import::run(global, &command, output),
+            KeyCommand::DeleteMaterial { key } => key_import::delete_material(global, &key, output),
+            KeyCommand::PublicKey { key, format, output: file } => {
+                key_import::public_key(global, &key, format, file.as_deref(), output)
+            }
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
         Command::Policy(command) => policy::run(global, &command, output),

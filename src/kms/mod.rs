@@ -13,6 +13,7 @@ mod context;
 mod encoding;
 mod error;
 mod id;
+pub mod material;
 mod named;
 pub mod policy;
 mod schedule;

@@ -3,18 +3,27 @@
 mod aliases;
 mod audit;
 mod book;
+mod creation;
 mod crypt;
 mod directory;
 pub(super) mod facts;
 mod grant_book;
 mod grants;
+mod held;
+mod import;
 mod keys;
+mod mac;
+mod oaep;
+mod pairs;
 mod permit;
 mod policies;
+mod rotation;
+mod signing;
 mod simulate;
 mod tags;
 mod transition;
 mod upkeep;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +33,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -121,8 +130,12 @@ pub struct Service {
     /// Of keys that were given no other.
     default_policy: Policy,
     watchers: Arc<Watchers>,
-    /// Milliseconds since 1970 of the next deletion; `i64::MAX` when there is none.
-    next_deletion: AtomicI64,
+    /// Milliseconds since 1970 of what the clock does to a key next; see [`Book::next_due`].
+    next_due: AtomicI64,
+    /// Whether the store's file was looked at before the first write that nobody asked for.
+    checked: AtomicBool,
+    /// Milliseconds since 1970 when counts and last uses are to be written next.
+    next_flush: AtomicI64,
     audit: AuditLog,
 }
 
@@ -134,6 +147,9 @@ impl std::fmt::Debug for Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.write_final_usage();
+        }
         self.close_audit();
     }
 }
@@ -299,12 +315,18 @@ impl Service {
         }
     }
 
-    /// Destroys the keys whose deletion is due. Operations other than cryptographic ones do it
-    /// by themselves; an owner that may be idle for long calls it now and then.
+    /// Does what the clock asks for: destroys keys, deletes imported material and rotates keys when
+    /// that is due, and writes down how keys were used. Operations other than cryptographic ones do
+    /// it by themselves; an owner that may be idle for long calls it now and then.
     pub fn tick(&self) {
         let now = self.clock.now();
-        if now.as_millisecond() >= self.next_deletion.load(Ordering::Acquire) {
+        if now.as_millisecond() >= self.next_due.load(Ordering::Acquire) {
             self.destroy_due(now);
+            self.expire_due(now);
+            self.rotate_due(now);
+        }
+        if now.as_millisecond() >= self.next_flush.load(Ordering::Acquire) {
+            self.write_usage(now);
         }
     }
 
@@ -333,6 +355,9 @@ impl Service {
         };
         let carried = self.carried(&call);
         let result = body(&call);
+        if result.is_ok() && operation.is_cryptographic() {
+            call.note_uses();
+        }
         self.record(&call, result.as_ref().err());
         self.log_call(&call, place, carried, result.as_ref().err())?;
         result
@@ -347,7 +372,7 @@ impl Service {
     fn admit_as(&self, call: &Call<'_>, entry: &Arc<Entry>, action: &str) -> Result<(), KmsError> {
         call.comes_to(entry);
         self.permit(call, Some(entry), action)?;
-        state::check(call.operation, &entry.arn, entry.record.state)
+        state::check(call.operation, &entry.arn, entry.state_at(call.now))
     }
 
     /// Whether `call`, which is not about one key, may be made.
@@ -389,7 +414,9 @@ impl Service {
             directory: Directory::new(account, owners(store.dir())),
             default_policy,
             rights: RwLock::new(rights),
-            next_deletion: AtomicI64::new(book.next_deletion()),
+            next_due: AtomicI64::new(book.next_due()),
+            checked: AtomicBool::new(false),
+            next_flush: AtomicI64::new(i64::MIN),
             store,
             clock,
             drain_budget: DRAIN_BUDGET,

@@ -51,8 +51,8 @@ pub use disk::{Disk, SystemDisk};
 pub use error::StoreError;
 pub(super) use ledger::{Accompanied, Pending};
 pub(super) use record::{
-    AccessKeyRecord, AliasRecord, Deletion, GrantRecord, ImportRecord, KeyRecord, Record, RecordName,
-    VersionCause, VersionRecord,
+    AccessKeyRecord, AliasRecord, Deletion, GrantRecord, ImportRecord, KeyRecord, LastUse, Record,
+    RecordName, RotationRecord, VersionCause, VersionRecord,
 };
 pub use recovery::{NotARecoveryKey, new_recovery_key, parse_recovery_key};
 pub use restore::{Restored, restore};
@@ -184,6 +184,14 @@ impl Store {
         let vital = changes.iter().any(|change| matches!(change, Change::PutMaterial { .. }));
         let importance = if vital { Importance::Vital } else { Importance::Ordinary };
         self.write(&mut self.writer.lock(), edits, &self.resources(changes), importance)
+    }
+
+    /// Looks whether the file is fit to be written to: one that was damaged while it lay there is
+    /// made anew with the next commit. For writes that nobody asked for and that must do no harm.
+    pub(super) fn check_before_writing(&self) {
+        if let Err(error) = self.writer.lock().check_file() {
+            tracing::error!(%error, "the key store's file is damaged, and is made anew");
+        }
     }
 
     /// The unlock slots, by number.

@@ -48,7 +48,6 @@ pub(in crate::kms) enum Change<'a> {
     /// Writes a version of a key's material.
     PutMaterial { key: &'a KeyId, version: u32, material: &'a Material },
     /// Removes a version of a key's material.
-    #[allow(dead_code, reason = "imported material will be deleted by it")]
     DropMaterial { key: &'a KeyId, version: u32 },
     /// Removes a key and all versions of its material.
     DropKey(&'a KeyRecord),

@@ -70,6 +70,25 @@ fn carry_out(service: &Service, caller: &Caller, target: &str, body: &Value) -> 
         "Encrypt" => call(body, |request| service.encrypt(caller, &request)),
         "Decrypt" => call(body, |request| service.decrypt(caller, &request)),
         "ReEncrypt" => call(body, |request| service.re_encrypt(caller, &request)),
+        "Sign" => call(body, |request| service.sign(caller, &request)),
+        "Verify" => call(body, |request| service.verify(caller, &request)),
+        "GetPublicKey" => call(body, |request| service.get_public_key(caller, &request)),
+        "GenerateMac" => call(body, |request| service.generate_mac(caller, &request)),
+        "VerifyMac" => call(body, |request| service.verify_mac(caller, &request)),
+        "GenerateDataKeyPair" => call(body, |request| service.generate_data_key_pair(caller, &request)),
+        "GenerateDataKeyPairWithoutPlaintext" => {
+            call(body, |request| service.generate_data_key_pair_without_plaintext(caller, &request))
+        }
+        "EnableKeyRotation" => call(body, |request| service.enable_key_rotation(caller, &request)),
+        "DisableKeyRotation" => call(body, |request| service.disable_key_rotation(caller, &request)),
+        "GetKeyRotationStatus" => call(body, |request| service.get_key_rotation_status(caller, &request)),
+        "GetKeyLastUsage" => call(body, |request| service.get_key_last_usage(caller, &request)),
+        "UpdateKeyDescription" => call(body, |request| service.update_key_description(caller, &request)),
+        "GetParametersForImport" => call(body, |request| service.get_parameters_for_import(caller, &request)),
+        "ImportKeyMaterial" => call(body, |request| service.import_key_material(caller, &request)),
+        "DeleteImportedKeyMaterial" => {
+            call(body, |request| service.delete_imported_key_material(caller, &request))
+        }
         "GenerateRandom" => call(body, |request| service.generate_random(caller, &request)),
         "PutKeyPolicy" => call(body, |request| service.put_key_policy(caller, &request)),
         "GetKeyPolicy" => call(body, |request| service.get_key_policy(caller, &request)),

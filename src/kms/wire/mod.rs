@@ -109,7 +109,9 @@ pub fn wipe(body: &mut Value) {
     let Value::Object(members) = body else { return };
     for (name, value) in members {
         match value {
-            Value::String(text) if name == "Plaintext" => text.zeroize(),
+            Value::String(text) if matches!(name.as_str(), "Plaintext" | "PrivateKeyPlaintext") => {
+                text.zeroize()
+            }
             nested => wipe(nested),
         }
     }

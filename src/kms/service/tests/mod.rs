@@ -2,7 +2,10 @@
 
 mod access;
 mod grants;
+mod imports;
+mod kinds;
 mod revocation;
+mod rotation;
 mod states;
 mod storage;
 mod tags;
