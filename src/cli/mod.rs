@@ -1,5 +1,6 @@
 //! The command line.
 
+mod access_args;
 mod args;
 mod audit;
 mod audit_args;
@@ -8,6 +9,7 @@ mod dead_mount;
 mod exit;
 mod file;
 mod fsck;
+mod grant;
 mod handover;
 mod key;
 mod key_args;
@@ -18,6 +20,7 @@ mod log;
 mod mount;
 mod mount_helper;
 mod output;
+mod policy;
 mod recovery_kit;
 mod scrub;
 mod secret;
@@ -26,6 +29,7 @@ mod signals;
 mod status;
 mod store;
 mod store_args;
+mod tag;
 mod volume;
 
 use std::process::ExitCode;
@@ -116,6 +120,9 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             }
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
+        Command::Policy(command) => policy::run(global, &command, output),
+        Command::Grant(command) => grant::run(global, &command, output),
+        Command::Tag(command) => tag::run(global, &command, output),
         Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
