@@ -2,12 +2,14 @@
 //! for each family of operations. Unknown members are ignored; times are seconds since 1970; bytes
 //! are base64.
 
+mod access_keys;
 mod aliases;
 mod crypto;
 mod keys;
 mod status;
 
 pub use super::encoding::SecretBytes;
+pub use access_keys::*;
 pub use aliases::*;
 pub use crypto::*;
 pub use keys::*;

@@ -60,6 +60,10 @@ fn look_after(service: &Service, caller: &Caller, operation: &str, body: &Value)
         "BackUpStore" => call(body, |request| service.back_up(caller, &request)),
         "KeepBackup" => call(body, |request| service.keep_backup(caller, &request)),
         "AddUnlockSlot" => call(body, |request| service.add_unlock_slot(caller, &request)),
+        "CreateAccessKey" => call(body, |request| service.create_access_key(caller, &request)),
+        "ListAccessKeys" => answer(&service.list_access_keys(caller)?),
+        "UpdateAccessKey" => call(body, |request| service.update_access_key(caller, &request)),
+        "DeleteAccessKey" => call(body, |request| service.delete_access_key(caller, &request)),
         "RemoveUnlockSlot" => call(body, |request| service.remove_unlock_slot(caller, &request)),
         _ => Err(unknown(operation)),
     }

@@ -1,5 +1,6 @@
 //! The service as its callers see it.
 
+mod access_keys;
 mod revocation;
 mod states;
 mod storage;
