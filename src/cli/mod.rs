@@ -1,5 +1,6 @@
 //! The command line.
 
+mod access_key;
 mod args;
 mod bench;
 mod dead_mount;
@@ -16,6 +17,7 @@ mod output;
 mod recovery_kit;
 mod scrub;
 mod secret;
+mod serve;
 mod settings;
 mod signals;
 mod status;
@@ -87,7 +89,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
     })?;
     // A check reports itself what the log would repeat.
     let is_quiet = matches!(arguments.command, Command::Fsck(_)) && global.verbose == 0;
-    if !matches!(arguments.command, Command::Mount(_)) && !is_quiet {
+    if !matches!(arguments.command, Command::Mount(_) | Command::Serve(_)) && !is_quiet {
         log::to_stderr(global.verbose);
     }
     let done = match arguments.command {
@@ -105,6 +107,8 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             KeyCommand::Rotate { key } => key::rotate(global, &key, output),
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
+        Command::AccessKey(command) => access_key::run(global, &command, output),
+        Command::Serve(arguments) => serve::serve(global, &arguments, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
         Command::Status => status::status(global, output),

@@ -1,10 +1,12 @@
-//! The key service on a Unix socket beside its store, for the other processes of this machine.
+//! The key service on a Unix socket beside its store, for the other processes of this machine, and,
+//! in [`http`], over TCP.
 //!
 //! One thread per connection; the number of connections is bounded, and so is the time that a
 //! peer may take in the middle of a frame. The caller is the peer's user as the kernel names it;
 //! only root and the owner of this process are answered.
 
 mod connection;
+pub mod http;
 mod mounts;
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ fn systemd_accepts_the_units() {
             }
         }
     }
-    assert_eq!(verified, 4);
+    assert_eq!(verified, 6);
 }
 
 #[test]

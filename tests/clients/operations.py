@@ -1,0 +1,140 @@
+"""Every operation that the key service offers, through boto3.
+
+Each entry of CALLS is one line: the operation, a function of the world that makes its parameters, and
+what must hold of the answer. Each entry of REFUSALS is one line too: the operation, its parameters and
+the exception's name. Prints one line per call; any failure ends the program.
+"""
+
+import datetime
+
+import botocore.exceptions
+
+from world import ARN, World, expect, no_key
+
+CONTEXT = {"purpose": "test", "empty": "\u00e9"}
+
+
+def encrypted(w):
+    return w.kms.encrypt(KeyId=w.key, Plaintext=b"hello", EncryptionContext=CONTEXT)["CiphertextBlob"]
+
+
+CALLS = [
+    ("create_key", lambda w: {"Description": "d"}, lambda w, a: ARN.match(a["KeyMetadata"]["Arn"])),
+    ("describe_key", lambda w: {"KeyId": w.key}, lambda w, a: a["KeyMetadata"]["KeyState"] == "Enabled"),
+    ("describe_key", lambda w: {"KeyId": w.arn}, lambda w, a: is_recent(a["KeyMetadata"]["CreationDate"])),
+    ("list_keys", lambda w: {}, lambda w, a: w.key in [k["KeyId"] for k in a["Keys"]]),
+    ("create_alias", lambda w: {"AliasName": "alias/a", "TargetKeyId": w.key}, lambda w, a: True),
+    ("describe_key", lambda w: {"KeyId": "alias/a"}, lambda w, a: a["KeyMetadata"]["KeyId"] == w.key),
+    ("update_alias", lambda w: {"AliasName": "alias/a", "TargetKeyId": w.other}, lambda w, a: True),
+    ("list_aliases", lambda w: {"KeyId": w.other}, lambda w, a: [x["AliasName"] for x in a["Aliases"]] == ["alias/a"]),
+    ("delete_alias", lambda w: {"AliasName": "alias/a"}, lambda w, a: True),
+    ("encrypt", lambda w: {"KeyId": w.key, "Plaintext": b"x" * 4096}, lambda w, a: a["EncryptionAlgorithm"] == "SYMMETRIC_DEFAULT"),
+    ("decrypt", lambda w: {"CiphertextBlob": encrypted(w), "EncryptionContext": CONTEXT}, lambda w, a: a["Plaintext"] == b"hello"),
+    ("decrypt", lambda w: {"CiphertextBlob": encrypted(w), "EncryptionContext": CONTEXT, "KeyId": w.arn}, lambda w, a: a["KeyId"] == w.arn),
+    ("re_encrypt", lambda w: {"CiphertextBlob": encrypted(w), "SourceEncryptionContext": CONTEXT, "DestinationKeyId": w.other}, lambda w, a: w.kms.decrypt(CiphertextBlob=a["CiphertextBlob"])["Plaintext"] == b"hello"),
+    ("generate_data_key", lambda w: {"KeyId": w.key, "KeySpec": "AES_256"}, lambda w, a: len(a["Plaintext"]) == 32 and w.kms.decrypt(CiphertextBlob=a["CiphertextBlob"])["Plaintext"] == a["Plaintext"]),
+    ("generate_data_key", lambda w: {"KeyId": w.key, "NumberOfBytes": 17}, lambda w, a: len(a["Plaintext"]) == 17),
+    ("generate_data_key_without_plaintext", lambda w: {"KeyId": w.key, "KeySpec": "AES_128"}, lambda w, a: "Plaintext" not in a and len(w.kms.decrypt(CiphertextBlob=a["CiphertextBlob"])["Plaintext"]) == 16),
+    ("generate_random", lambda w: {"NumberOfBytes": 1024}, lambda w, a: len(a["Plaintext"]) == 1024),
+    ("rotate_key_on_demand", lambda w: {"KeyId": w.other}, lambda w, a: a["KeyId"] == w.other_arn),
+    ("list_key_rotations", lambda w: {"KeyId": w.other}, lambda w, a: a["Rotations"][0]["RotationType"] == "ON_DEMAND"),
+    ("disable_key", lambda w: {"KeyId": w.other}, lambda w, a: w.state(w.other) == "Disabled"),
+    ("enable_key", lambda w: {"KeyId": w.other}, lambda w, a: w.state(w.other) == "Enabled"),
+    ("schedule_key_deletion", lambda w: {"KeyId": w.other, "PendingWindowInDays": 7}, lambda w, a: a["KeyState"] == "PendingDeletion" and a["DeletionDate"] > now()),
+    ("cancel_key_deletion", lambda w: {"KeyId": w.other}, lambda w, a: w.state(w.other) == "Disabled"),
+    ("enable_key", lambda w: {"KeyId": w.other}, lambda w, a: w.state(w.other) == "Enabled"),
+]
+
+REFUSALS = [
+    ("describe_key", lambda w: {"KeyId": no_key(w)}, "NotFoundException"),
+    ("describe_key", lambda w: {"KeyId": "alias/none"}, "NotFoundException"),
+    ("describe_key", lambda w: {"KeyId": "arn:aws:kms:x"}, "InvalidArnException"),
+    ("create_alias", lambda w: {"AliasName": "alias/aws/x", "TargetKeyId": w.key}, "InvalidAliasNameException"),
+    ("create_alias", lambda w: {"AliasName": "alias/twice", "TargetKeyId": w.twice()}, "AlreadyExistsException"),
+    ("delete_alias", lambda w: {"AliasName": "alias/none"}, "NotFoundException"),
+    ("encrypt", lambda w: {"KeyId": w.disabled, "Plaintext": b"x"}, "DisabledException"),
+    ("generate_data_key", lambda w: {"KeyId": w.disabled, "KeySpec": "AES_256"}, "DisabledException"),
+    ("generate_data_key", lambda w: {"KeyId": w.pending, "KeySpec": "AES_256"}, "KMSInvalidStateException"),
+    ("enable_key", lambda w: {"KeyId": w.pending}, "KMSInvalidStateException"),
+    ("cancel_key_deletion", lambda w: {"KeyId": w.key}, "KMSInvalidStateException"),
+    ("schedule_key_deletion", lambda w: {"KeyId": w.key, "PendingWindowInDays": 6}, "ValidationException"),
+    ("decrypt", lambda w: {"CiphertextBlob": b"damaged"}, "InvalidCiphertextException"),
+    ("decrypt", lambda w: {"CiphertextBlob": encrypted(w)}, "InvalidCiphertextException"),
+    ("decrypt", lambda w: {"CiphertextBlob": encrypted(w), "EncryptionContext": CONTEXT, "KeyId": w.other}, "IncorrectKeyException"),
+    ("encrypt", lambda w: {"KeyId": w.key, "Plaintext": b"x", "DryRun": True}, "DryRunOperationException"),
+    ("list_keys", lambda w: {"Marker": "not a marker"}, "InvalidMarkerException"),
+]
+
+
+def now():
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def is_recent(date):
+    return abs(now() - date) < datetime.timedelta(hours=1)
+
+
+def refused(w, operation, parameters, name):
+    try:
+        getattr(w.kms, operation)(**parameters)
+    except botocore.exceptions.ClientError as error:
+        code = error.response["Error"]["Code"]
+        expect(code == name, f"{operation} answered {code}, not {name}: {error}")
+        expect(error.response["Error"]["Message"], f"{operation}: no message")
+        expect(error.response["ResponseMetadata"]["RequestId"], f"{operation}: no request id")
+        modelled = getattr(w.kms.exceptions, name, None) if name in MODELLED else None
+        expect(modelled is None or isinstance(error, modelled), f"{operation}: {type(error)} is not {name}")
+        return
+    raise AssertionError(f"{operation} was not refused with {name}")
+
+
+# Exceptions that boto3 has a class for; the others arrive as ClientError.
+MODELLED = {
+    "NotFoundException",
+    "InvalidArnException",
+    "InvalidAliasNameException",
+    "AlreadyExistsException",
+    "DisabledException",
+    "KMSInvalidStateException",
+    "InvalidCiphertextException",
+    "IncorrectKeyException",
+    "DryRunOperationException",
+    "InvalidMarkerException",
+}
+
+
+def pages(w):
+    """Paginators go on where a page ended, and see everything once."""
+    keys = {w.kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(7)}
+    expect(len(keys) == 7, "equal calls within a second are all carried out")
+    for n, key in enumerate(sorted(keys)):
+        w.kms.create_alias(AliasName=f"alias/page-{n}", TargetKeyId=key)
+        w.kms.rotate_key_on_demand(KeyId=w.key)
+
+    def listed(operation, result, **parameters):
+        paginator = w.kms.get_paginator(operation)
+        found = list(paginator.paginate(PaginationConfig={"PageSize": 3}, **parameters))
+        expect(len(found) > 1, f"{operation} has one page")
+        return [item for page in found for item in page[result]]
+
+    found = [key["KeyId"] for key in listed("list_keys", "Keys")]
+    expect(keys <= set(found) and len(found) == len(set(found)), "list_keys")
+    aliases = [alias["AliasName"] for alias in listed("list_aliases", "Aliases")]
+    expect({f"alias/page-{n}" for n in range(7)} <= set(aliases), "list_aliases")
+    expect(len(listed("list_key_rotations", "Rotations", KeyId=w.key)) >= 7, "list_key_rotations")
+
+
+def main():
+    w = World()
+    for operation, parameters, holds in CALLS:
+        answer = getattr(w.kms, operation)(**parameters(w))
+        expect(holds(w, answer), f"{operation} answered {answer}")
+        print("ok", operation)
+    for operation, parameters, name in REFUSALS:
+        refused(w, operation, parameters(w), name)
+        print("refused", operation, name)
+    pages(w)
+    print("ok pages")
+
+
+main()

@@ -1,0 +1,50 @@
+"""What the clients' tests share: where the key service is, and some keys in it.
+
+The environment has AWS_ENDPOINT_URL_KMS, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+"""
+
+import re
+
+import boto3
+import botocore.config
+
+ARN = re.compile(r"^arn:aws:kms:[a-z0-9-]+:\d{12}:key/[0-9a-f-]{36}$")
+
+
+def expect(holds, message):
+    # Not `assert`, which an optimising interpreter leaves out.
+    if not holds:
+        raise AssertionError(message)
+
+
+def client(**overrides):
+    # Each call once: a test must see what it caused.
+    config = botocore.config.Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
+    return boto3.client("kms", config=config, **overrides)
+
+
+def no_key(_world):
+    return "00000000-0000-4000-8000-000000000000"
+
+
+class World:
+    def __init__(self):
+        self.kms = client()
+        self.key, self.arn = self.new()
+        self.other, self.other_arn = self.new()
+        self.disabled, _ = self.new()
+        self.kms.disable_key(KeyId=self.disabled)
+        self.pending, _ = self.new()
+        self.kms.schedule_key_deletion(KeyId=self.pending)
+
+    def new(self):
+        made = self.kms.create_key(Description="of a test")["KeyMetadata"]
+        return made["KeyId"], made["Arn"]
+
+    def state(self, key):
+        return self.kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"]
+
+    def twice(self):
+        """A key that has alias/twice already."""
+        self.kms.create_alias(AliasName="alias/twice", TargetKeyId=self.key)
+        return self.key
