@@ -49,7 +49,7 @@ fn main() {
     let secret = UnlockSecret::Passphrase(Passphrase::new(b"p".to_vec()));
     let service = Service::create(dir.path(), &secret, &options, Arc::new(SystemClock)).unwrap();
     let request =
-        CreateAccessKeyRequest { user_name: "bench".to_owned(), ..CreateAccessKeyRequest::default() };
+        CreateAccessKeyRequest { user_name: "root".to_owned(), ..CreateAccessKeyRequest::default() };
     let made = service.create_access_key(&Caller::current(), &request).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

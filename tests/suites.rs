@@ -57,7 +57,7 @@ fn pjdfstest_passes_what_passes_on_the_backing_filesystem() {
     let test = "pjdfstest_passes_what_passes_on_the_backing_filesystem";
     let Some(world) = World::new(test).filter(|_| has_program(test, "pjdfstest")) else { return };
     // Two disks, so that each can be mounted read-only while nothing else uses it.
-    let (plain, backing) = (disk(&world, "plain"), disk(&world, "backing"));
+    let (plain, backing) = (world.disk("plain", 1 << 30), world.disk("backing", 1 << 30));
     let remounts = plain.is_some() && backing.is_some();
     if !remounts {
         common::skipped(test, "pjdfstest's tests of EROFS: no disk image could be mounted");
@@ -84,19 +84,6 @@ fn pjdfstest_passes_what_passes_on_the_backing_filesystem() {
     assert!(wrong.is_empty(), "pass on the backing filesystem alone: {wrong:?}");
     let stale: Vec<_> = excluded.difference(&lost).collect();
     assert!(stale.is_empty(), "excluded, but not lost: {stale:?}");
-}
-
-/// A new ext4 in an image file, mounted at the directory `name`; without loop devices just that
-/// directory.
-fn disk(world: &World, name: &str) -> Option<PathBuf> {
-    let (dir, image) = (world.path(name), world.path(&format!("{name}.img")));
-    fs::create_dir(&dir).unwrap();
-    fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
-    let mut mkfs = Command::new("mkfs.ext4");
-    mkfs.args(["-q", "-F"]).arg(&image);
-    let made = mkfs.status().is_ok_and(|status| status.success());
-    let mounted = made && common::mount(&["-o", "loop", image.to_str().unwrap()], &dir);
-    mounted.then_some(dir)
 }
 
 /// Runs pjdfstest in a directory, which it may mount read-only if `remounts`. Answers how each test

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct EncryptionContext(BTreeMap<String, String>);
 
+/// The context of requests that bring none.
+pub(super) static NO_CONTEXT: EncryptionContext = EncryptionContext(BTreeMap::new());
+
 impl EncryptionContext {
     /// A context without pairs.
     pub fn new() -> Self {

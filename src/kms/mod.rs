@@ -13,6 +13,7 @@ mod encoding;
 mod error;
 mod id;
 mod named;
+pub mod policy;
 mod schedule;
 mod service;
 pub mod socket;

@@ -30,16 +30,6 @@ pub(super) fn refuse_for_load(mut stream: UnixStream) {
 fn converse(shared: &Shared, stream: &mut UnixStream) -> io::Result<()> {
     stream.set_write_timeout(Some(FRAME_TIMEOUT))?;
     let caller = peer(stream)?;
-    if !is_welcome(caller.uid, shared.owner) {
-        tracing::warn!(
-            uid = caller.uid,
-            pid = caller.pid,
-            program = caller.program,
-            "foreign caller refused"
-        );
-        let message = "only root and the owner of the key service may call it";
-        return refuse(stream, KmsError::new(ErrorKind::AccessDenied, message));
-    }
     loop {
         let mut request: Request = match wire::read_frame(&mut Patient::new(stream, Some(IDLE_TIMEOUT))) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -61,10 +51,6 @@ fn converse(shared: &Shared, stream: &mut UnixStream) -> io::Result<()> {
 
 fn refuse(stream: &mut UnixStream, error: KmsError) -> io::Result<()> {
     wire::write_frame(stream, &Reply::from(Err::<Value, _>(error)))
-}
-
-fn is_welcome(uid: u32, owner: u32) -> bool {
-    uid == 0 || uid == owner
 }
 
 fn peer(stream: &UnixStream) -> io::Result<Caller> {
@@ -109,14 +95,6 @@ impl Read for Patient<'_> {
 mod tests {
     use super::*;
     use std::io::Write;
-
-    #[test]
-    fn only_root_and_the_owner_are_welcome() {
-        assert!(is_welcome(0, 1000));
-        assert!(is_welcome(1000, 1000));
-        assert!(!is_welcome(1001, 1000));
-        assert!(!is_welcome(1000, 0));
-    }
 
     #[test]
     fn a_peer_that_stops_in_the_middle_of_a_frame_is_given_up() {

@@ -2,8 +2,9 @@
 //! in [`http`], over TCP.
 //!
 //! One thread per connection; the number of connections is bounded, and so is the time that a
-//! peer may take in the middle of a frame. The caller is the peer's user as the kernel names it;
-//! only root and the owner of this process are answered.
+//! peer may take in the middle of a frame. The caller is the peer's user as the kernel names it.
+//! The mode of the store's directory says who can connect, and policies and grants decide what
+//! they may do; users who are not the owner have a share of the connections and no more.
 
 mod connection;
 pub mod http;
@@ -27,6 +28,10 @@ use crate::kms::{Service, socket};
 
 /// Most connections at a time; further ones are refused.
 pub const MAX_CONNECTIONS: usize = 256;
+/// Most connections of users other than the owner and root, together and of each: so that the
+/// owner always finds a place.
+const MAX_FOREIGN: usize = 128;
+const MAX_OF_ONE_USER: usize = 32;
 /// How long a connection may be idle between calls.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long the whole of a frame may take once it has begun, and one write of an answer.
@@ -62,7 +67,12 @@ struct State {
     end: bool,
     next: u64,
     /// Second handles of the open connections, to shut them down.
-    connections: HashMap<u64, UnixStream>,
+    connections: HashMap<u64, Connection>,
+}
+
+struct Connection {
+    handle: UnixStream,
+    uid: u32,
 }
 
 impl std::fmt::Debug for Shared {
@@ -113,7 +123,7 @@ impl Server {
             for connection in state.connections.values() {
                 // Ends the waiting for requests; answers under way can still be written. Fails
                 // only when the connection is gone already.
-                let _ = connection.shutdown(Shutdown::Read);
+                let _ = connection.handle.shutdown(Shutdown::Read);
             }
         }
         self.shared.changed.notify_all();
@@ -166,14 +176,18 @@ impl Shared {
             Ok(handle) => handle,
             Err(error) => return tracing::warn!(%error, "a connection to the key service failed"),
         };
+        let uid = match rustix::net::sockopt::socket_peercred(&stream) {
+            Ok(peer) => peer.uid.as_raw(),
+            Err(error) => return tracing::warn!(%error, "a connection to the key service failed"),
+        };
         let mut state = self.state.lock();
-        if state.connections.len() >= MAX_CONNECTIONS {
+        if !self.has_room(&state, uid) {
             drop(state);
             return connection::refuse_for_load(stream);
         }
         let id = state.next;
         state.next += 1;
-        state.connections.insert(id, handle);
+        state.connections.insert(id, Connection { handle, uid });
         drop(state);
         let shared = Arc::clone(self);
         let spawned = spawn("kms-connection", move || {
@@ -184,6 +198,15 @@ impl Shared {
             self.state.lock().connections.remove(&id);
             tracing::warn!(%error, "no thread for a connection to the key service");
         }
+    }
+
+    fn has_room(&self, state: &State, uid: u32) -> bool {
+        let is_foreign = |uid: u32| uid != 0 && uid != self.owner;
+        let count =
+            |counts: &dyn Fn(u32) -> bool| state.connections.values().filter(|c| counts(c.uid)).count();
+        let has_share = !is_foreign(uid)
+            || count(&is_foreign) < MAX_FOREIGN && count(&|other| other == uid) < MAX_OF_ONE_USER;
+        has_share && state.connections.len() < MAX_CONNECTIONS
     }
 
     fn tick(&self) {

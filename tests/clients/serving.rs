@@ -36,7 +36,7 @@ impl Serving {
         }
         let serving: Value = serde_json::from_str(&printed).unwrap();
         let endpoint = serving["Endpoints"][0].as_str().unwrap().to_owned();
-        let made = world.json(&["access-key", "create", "--user", "tester"]);
+        let made = world.json(&["access-key", "create", "--user", "root"]);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Self {
             endpoint,

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "every test binary includes it and uses a part")]
 
 pub(crate) mod child;
+pub(crate) mod dice;
 pub(crate) mod pair;
 pub(crate) mod sys;
 pub(crate) mod user;
@@ -100,6 +101,19 @@ impl World {
         self.dir.path().join(name)
     }
 
+    /// A new ext4 of so many bytes in the image file `name.img`, mounted at the directory `name`.
+    /// Without loop devices `None`, and just that directory.
+    pub(crate) fn disk(&self, name: &str, bytes: u64) -> Option<PathBuf> {
+        let (dir, image) = (self.path(name), self.path(&format!("{name}.img")));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+        let mut mkfs = Command::new("mkfs.ext4");
+        mkfs.args(["-q", "-F", "-b", "4096"]).arg(&image);
+        let made = mkfs.status().is_ok_and(|status| status.success());
+        let mounted = made && mount(&["-o", "loop", image.to_str().unwrap()], &dir);
+        mounted.then_some(dir)
+    }
+
     /// The program with this world's key store, nothing to unlock it with, and no terminal.
     pub(crate) fn locked_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
@@ -176,14 +190,7 @@ impl World {
     pub(crate) fn kill_process(&self, mountpoint: &Path) {
         let pid = self.process(mountpoint);
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        // The last thread to go closes the files; the first one stays behind as a zombie.
-        let threads = format!("/proc/{}/task", pid.as_raw_nonzero());
-        let last = format!("/proc/{}/stat", pid.as_raw_nonzero());
-        let gone = || {
-            let zombie = std::fs::read_to_string(&last).map_or(true, |stat| stat.contains(") Z "));
-            zombie && std::fs::read_dir(&threads).map_or(true, |threads| threads.count() <= 1)
-        };
-        wait_until("the killed process lets go of its files", gone);
+        wait_for_release(pid);
     }
 
     /// The process that serves `mountpoint`.
@@ -276,6 +283,18 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(POLL);
     }
+}
+
+/// Waits until a process that was killed has closed its files.
+pub(crate) fn wait_for_release(pid: rustix::process::Pid) {
+    // The last thread to go closes the files; the first one stays behind as a zombie.
+    let threads = format!("/proc/{}/task", pid.as_raw_nonzero());
+    let last = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    let gone = || {
+        let zombie = std::fs::read_to_string(&last).map_or(true, |stat| stat.contains(") Z "));
+        zombie && std::fs::read_dir(&threads).map_or(true, |threads| threads.count() <= 1)
+    };
+    wait_until("the killed process lets go of its files", gone);
 }
 
 /// Every file below a directory, itself included: its mode and, as far as it has any, its contents.

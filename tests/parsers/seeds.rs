@@ -25,6 +25,7 @@ use super::world::world;
 fn write_seeds() {
     pages();
     texts();
+    policies();
     kept_in_stores();
     messages();
 }
@@ -83,6 +84,29 @@ fn texts() {
         ("bad", "threads=0,frob,=,threads=99999999999999999999"),
     ] {
         put("options", name, options);
+    }
+}
+
+fn policies() {
+    for (name, policy) in [
+        (
+            "default",
+            r#"{"Version": "2012-10-17", "Id": "key-default-1", "Statement": [{"Sid": "Enable IAM User Permissions", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::000000000000:root"}, "Action": "kms:*", "Resource": "*"}]}"#,
+        ),
+        (
+            "conditions",
+            r#"{"Statement": [{"Effect": "Deny", "NotPrincipal": {"AWS": ["000000000000", "arn:aws:iam::000000000000:group/staff"], "Service": "a.b"}, "NotAction": ["kms:De*", "kms:?ign"], "NotResource": "arn:aws:kms:*:*:alias/*", "Condition": {"ForAnyValue:StringLikeIfExists": {"kms:EncryptionContextKeys": ["p*y", "?"]}, "NumericLessThan": {"kms:RotationPeriodInDays": 8.5}, "DateGreaterThan": {"aws:CurrentTime": "2024-06-01"}, "IpAddress": {"aws:SourceIp": "2001:db8::/32"}, "ArnLike": {"aws:PrincipalArn": "arn:*:*:*:*:*"}, "BinaryEquals": {"kms:KeySpec": "cGF5"}, "Null": {"kms:ViaService": true}}}, {"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}]}"#,
+        ),
+        (
+            "variables",
+            r#"{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": "*", "Action": "kms:Decrypt", "Resource": ["arn:aws:kms:*:${aws:PrincipalAccount}:key/*"], "Condition": {"StringLike": {"kms:EncryptionContext:owner": "${aws:username, 'nobody'}/${*}*"}}}}"#,
+        ),
+        (
+            "malformed",
+            r#"{"Statement": {"Sid": "a", "Sid": "b", "Effect": "allow", "Action": [], "Condition": {"StringEqual": {"": {}}}}}"#,
+        ),
+    ] {
+        put("policy", name, policy);
     }
 }
 

@@ -18,6 +18,7 @@ use kmsfs::format::page::{HEAD_COPY_OFFSET, Page};
 use kmsfs::format::slot::{self, SLOT_LEN, SLOT_OFFSETS};
 use kmsfs::format::state::{DirectoryState, FileState, STATE_LEN, VolumeState};
 use kmsfs::format::unit::{EpochBounds, UnitHead, open_map, seal_map};
+use kmsfs::kms::policy::{self, Action, ConditionKey, Effect, Facts, Identity, Policy, Verdict};
 use kmsfs::kms::wire::{self, Event, EventReply, Reply, Request};
 use kmsfs::kms::{Blob, Caller, DATA_KEY_BLOB_LEN, api};
 use kmsfs::mount::MountOptions;
@@ -34,7 +35,7 @@ pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 #[allow(dead_code, reason = "each fuzz target uses one")]
-pub(crate) const TARGETS: [Target; 13] = [
+pub(crate) const TARGETS: [Target; 14] = [
     ("page", page),
     ("state", state),
     ("map", map),
@@ -48,6 +49,7 @@ pub(crate) const TARGETS: [Target; 13] = [
     ("request", request),
     ("answer", answer),
     ("options", options),
+    ("policy", policy),
 ];
 
 /// The key that everything here is sealed under.
@@ -254,6 +256,36 @@ pub(crate) fn options(data: &[u8]) {
     let lists: Vec<String> = text.split('\n').map(str::to_owned).collect();
     let together = MountOptions::parse(&[lists.join(",")]);
     assert_eq!(MountOptions::parse(&lists), together);
+}
+
+/// A key's policy, and what it comes to.
+pub(crate) fn policy(data: &[u8]) {
+    /// Has two values of every key.
+    struct Everything;
+    impl Facts for Everything {
+        fn values(&self, _: &ConditionKey, found: &mut dyn FnMut(Value<'_>)) {
+            found(policy::Value::Text("pay"));
+            found(policy::Value::Number(7));
+        }
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(policy) = Policy::parse(text) else { return };
+    let identity = Identity::user("000000000000", "alice", "1000", &["staff".to_owned()]);
+    let resource = "arn:aws:kms:local:000000000000:key/04eb2118-6bc5-4196-b96d-fb7f8999317b";
+    for (action, facts) in
+        Action::all().flat_map(|action| [(action, &() as &dyn Facts), (action, &Everything)])
+    {
+        let request = policy::Request { identity: &identity, action, resource, facts };
+        let applies = |effect| {
+            policy.explain(&request).iter().any(|one| one.effect == effect && one.mismatches.is_empty())
+        };
+        let wanted = match (applies(Effect::Deny), applies(Effect::Allow)) {
+            (true, _) => Verdict::ExplicitlyDenied,
+            (false, true) => Verdict::Allowed,
+            (false, false) => Verdict::ImplicitlyDenied,
+        };
+        assert_eq!(policy.decide(&request).verdict, wanted);
+    }
 }
 
 /// The seeds of a target, by the names of their files.

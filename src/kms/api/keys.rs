@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::tags::Tag;
+
 use crate::kms::encoding::seconds;
 use crate::kms::id::KeyId;
 use crate::kms::spec::{KeySpec, KeyUsage, Origin};
@@ -73,10 +75,12 @@ pub struct CreateKeyRequest {
     pub origin: Option<String>,
     /// False or absent.
     pub multi_region: Option<bool>,
-    /// Refused: silently dropping a policy would leave a key open that was meant to be closed.
+    /// The key policy; the default one if absent.
     pub policy: Option<String>,
-    /// Refused unless empty.
-    pub tags: Vec<serde_json::Value>,
+    /// Whether the policy may lock the caller out.
+    pub bypass_policy_lockout_safety_check: bool,
+    /// Up to 50.
+    pub tags: Vec<Tag>,
     /// CUSTOMER, or INTERNAL for a volume's bookkeeping key. Our extension.
     pub manager: KeyManager,
 }

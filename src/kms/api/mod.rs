@@ -5,12 +5,18 @@
 mod access_keys;
 mod aliases;
 mod crypto;
+mod grants;
 mod keys;
+mod policies;
 mod status;
+mod tags;
 
 pub use super::encoding::SecretBytes;
 pub use access_keys::*;
 pub use aliases::*;
 pub use crypto::*;
+pub use grants::*;
 pub use keys::*;
+pub use policies::*;
 pub use status::*;
+pub use tags::*;

@@ -1,5 +1,5 @@
-//! Access keys: who may come over the network, and what proves it. For the store's owner and root,
-//! on this machine, alone.
+//! Access keys: who may come over the network, and what proves it. They are managed by the account's
+//! root, on this machine, alone.
 
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -154,12 +154,11 @@ impl Service {
 
     /// Whoever can make an access key can be anybody: no policy gives this away.
     fn admit_owner(&self, call: &Call<'_>) -> Result<(), KmsError> {
-        let owner = rustix::process::geteuid().as_raw();
-        if call.caller.remote.is_none() && (call.caller.uid == 0 || call.caller.uid == owner) {
-            return self.admit_general(call);
+        if call.caller.remote.is_some() {
+            let message = "access keys are managed by the owner of the key store, on its machine";
+            return Err(KmsError::new(ErrorKind::AccessDenied, message));
         }
-        let message = "access keys are managed by root and the owner of the key service, on its machine";
-        Err(KmsError::new(ErrorKind::AccessDenied, message))
+        self.demand_root(call.caller, call.operation.name())
     }
 
     fn publish_access_key(&self, record: AccessKeyRecord) -> Result<Empty, KmsError> {

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
 use super::book::{Book, Entry, Spelling};
 use super::keys::{page, page_limit, parse_marker};
 use super::{Call, Caller, Service};
@@ -33,7 +36,7 @@ impl Service {
                     let message = format!("An alias with the name {arn} already exists");
                     return Err(KmsError::new(ErrorKind::AlreadyExists, message));
                 }
-                check_count(&book, target)?;
+                self.check_count(target)?;
                 target.record.id
             };
             let record =
@@ -55,7 +58,7 @@ impl Service {
                 let old = book.aliases.get(&alias).ok_or_else(|| self.no_alias(&alias))?;
                 let target = self.alias_target(call, &book, &request.target_key_id)?;
                 if target.record.id != old.target {
-                    check_count(&book, target)?;
+                    self.check_count(target)?;
                 }
                 AliasRecord { target: target.record.id, updated: call.now, ..old.clone() }
             };
@@ -77,7 +80,12 @@ impl Service {
                 self.admit(call, book.by_id(&record.target, self.realm())?)?;
             }
             self.store.commit(&[Change::Drop(RecordName::Alias(alias.as_str()))])?;
-            self.book.write().aliases.remove(&alias);
+            let mut book = self.book.write();
+            if let Some(old) = book.aliases.remove(&alias)
+                && let Some(aliases) = self.rights.write().aliases.get_mut(&old.target)
+            {
+                aliases.remove(&alias);
+            }
             Ok(Empty {})
         })
     }
@@ -106,10 +114,16 @@ impl Service {
                     Some(entry.record.id)
                 }
             };
-            let listed = book.aliases.iter().filter(|(name, record)| {
-                target.is_none_or(|target| record.target == target)
-                    && after.as_ref().is_none_or(|after| *name > after)
-            });
+            let rights = self.rights.read();
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let listed: Box<dyn Iterator<Item = _>> = match target {
+                None => Box::new(book.aliases.range((from, Bound::Unbounded))),
+                Some(target) => {
+                    let of_key = rights.aliases.get(&target).into_iter();
+                    let names = of_key.flat_map(|names| names.range((from.clone(), Bound::Unbounded)));
+                    Box::new(names.filter_map(|name| book.aliases.get_key_value(name)))
+                }
+            };
             let entries = listed.map(|(name, record)| AliasListEntry {
                 alias_name: name.to_string(),
                 alias_arn: self.realm().alias_arn(name).to_string(),
@@ -125,7 +139,16 @@ impl Service {
 
     fn publish_alias(&self, alias: AliasName, record: AliasRecord) -> Result<Empty, KmsError> {
         self.store.commit(&[Change::Put(&Record::AliasV1(record.clone()))])?;
-        self.book.write().aliases.insert(alias, record);
+        let mut book = self.book.write();
+        let mut rights = self.rights.write();
+        rights.aliases.entry(record.target).or_default().insert(alias.clone());
+        let target = record.target;
+        if let Some(old) = book.aliases.insert(alias.clone(), record)
+            && old.target != target
+            && let Some(aliases) = rights.aliases.get_mut(&old.target)
+        {
+            aliases.remove(&alias);
+        }
         Ok(Empty {})
     }
 
@@ -144,6 +167,15 @@ impl Service {
         Ok(entry)
     }
 
+    fn check_count(&self, target: &Entry) -> Result<(), KmsError> {
+        let held = self.rights.read().aliases.get(&target.record.id).map_or(0, BTreeSet::len);
+        if held >= MAX_ALIASES_PER_KEY {
+            let message = format!("{} has 50 aliases, which is the limit", target.arn);
+            return Err(KmsError::new(ErrorKind::LimitExceeded, message));
+        }
+        Ok(())
+    }
+
     fn no_alias(&self, alias: &AliasName) -> KmsError {
         let arn = self.realm().alias_arn(alias);
         KmsError::new(ErrorKind::NotFound, format!("Alias {arn} is not found."))
@@ -158,13 +190,4 @@ fn own_alias(text: &str) -> Result<AliasName, KmsError> {
         return Err(KmsError::new(ErrorKind::InvalidAliasName, message));
     }
     Ok(alias)
-}
-
-fn check_count(book: &Book, target: &Entry) -> Result<(), KmsError> {
-    let held = book.aliases.values().filter(|alias| alias.target == target.record.id).count();
-    if held >= MAX_ALIASES_PER_KEY {
-        let message = format!("{} has 50 aliases, which is the limit", target.arn);
-        return Err(KmsError::new(ErrorKind::LimitExceeded, message));
-    }
-    Ok(())
 }

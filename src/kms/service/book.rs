@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::grant_book::Grant;
+use super::permit::{KeyPolicy, Rights};
 use crate::kms::api::{KeyMetadata, SYMMETRIC_DEFAULT};
 use crate::kms::blob::BlobHead;
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::{AliasName, KeyId, KeyRef, Realm, Resource, StoreId};
 use crate::kms::state::KeyState;
-use crate::kms::store::{
-    AccessKeyRecord, AliasRecord, GrantRecord, ImportRecord, KeyRecord, Material, Store, StoreError,
-};
+use crate::kms::store::{AccessKeyRecord, AliasRecord, ImportRecord, KeyRecord, Material, Store, StoreError};
 use crate::secret::Key;
 
 /// All of it.
@@ -18,7 +18,6 @@ use crate::secret::Key;
 pub(super) struct Book {
     pub(super) keys: BTreeMap<KeyId, Arc<Entry>>,
     pub(super) aliases: BTreeMap<AliasName, AliasRecord>,
-    pub(super) grants: BTreeMap<[u8; 32], GrantRecord>,
     pub(super) access_keys: BTreeMap<String, AccessKeyRecord>,
     /// By their tokens.
     pub(super) imports: BTreeMap<[u8; 32], ImportRecord>,
@@ -31,6 +30,8 @@ pub(super) struct Entry {
     /// Oldest first, as many as `record.versions`; `None` where imported material was deleted.
     /// Shared with the entry's successors.
     pub(super) material: Vec<Option<Arc<Material>>>,
+    /// `record.policy`, read.
+    pub(super) policy: KeyPolicy,
 }
 
 /// Which spellings of a key an operation takes.
@@ -43,20 +44,22 @@ pub(super) enum Spelling {
 }
 
 impl Book {
-    pub(super) fn load(store: &Store) -> Result<Self, StoreError> {
+    pub(super) fn load(store: &Store) -> Result<(Self, Rights), StoreError> {
         let contents = store.load()?;
-        let mut book = Self::default();
+        let (mut book, mut rights) = (Self::default(), Rights::default());
         for (record, material) in contents.keys {
             let material = material.into_iter().map(|version| version.map(Arc::new)).collect();
             book.keys.insert(record.id, Arc::new(Entry::new(record, material, store.realm())));
         }
         for record in contents.aliases {
-            book.aliases.insert(record.alias()?, record);
+            let alias = record.alias()?;
+            rights.aliases.entry(record.target).or_default().insert(alias.clone());
+            book.aliases.insert(alias, record);
         }
-        book.grants = contents.grants.into_iter().map(|grant| (grant.id, grant)).collect();
+        contents.grants.into_iter().for_each(|record| rights.grants.insert(Grant::new(record)));
         book.access_keys = contents.access_keys.into_iter().map(|key| (key.id.clone(), key)).collect();
         book.imports = contents.imports.into_iter().map(|import| (import.token, import)).collect();
-        Ok(book)
+        Ok((book, rights))
     }
 
     /// The key that `text` names.
@@ -104,7 +107,8 @@ impl Book {
 impl Entry {
     pub(super) fn new(record: KeyRecord, material: Vec<Option<Arc<Material>>>, realm: &Realm) -> Self {
         debug_assert_eq!(record.versions.len(), material.len());
-        Self { arn: realm.key_arn(&record.id).to_string(), record, material }
+        let arn = realm.key_arn(&record.id).to_string();
+        Self { policy: KeyPolicy::of(record.policy.as_deref(), &arn), arn, record, material }
     }
 
     /// Number of the newest version; 0 before any was imported.

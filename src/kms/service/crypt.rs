@@ -190,6 +190,11 @@ impl Service {
         self.run(caller, Operation::ReEncrypt, request, |call| {
             check_algorithm(request.source_encryption_algorithm.as_deref())?;
             check_algorithm(request.destination_encryption_algorithm.as_deref())?;
+            // For the policy of the source, which may care where to.
+            if let Ok(to) = self.book.read().resolve(&request.destination_key_id, Spelling::Any, self.realm())
+            {
+                call.goes_to(to.record.id);
+            }
             let opened = self.open_bytes(
                 call,
                 &request.ciphertext_blob,
@@ -360,7 +365,7 @@ fn check_algorithm(algorithm: Option<&str>) -> Result<(), KmsError> {
     }
 }
 
-fn check_dry_run(dry_run: bool) -> Result<(), KmsError> {
+pub(super) fn check_dry_run(dry_run: bool) -> Result<(), KmsError> {
     if dry_run {
         let message = "The request would have succeeded, but the DryRun option is set.";
         return Err(KmsError::new(ErrorKind::DryRun, message));

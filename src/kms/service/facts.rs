@@ -4,22 +4,28 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use crate::kms::api::{
-    AliasRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest, EncryptRequest,
-    GenerateDataKeyRequest, GenerateRandomRequest, KeyRequest, ListAliasesRequest, ListKeyRotationsRequest,
-    ListKeysRequest, ReEncryptRequest, ScheduleKeyDeletionRequest,
+    AliasRequest, CreateGrantRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest, EncryptRequest,
+    GenerateDataKeyRequest, GenerateRandomRequest, GetKeyPolicyRequest, KeyRequest, ListAliasesRequest,
+    ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest,
+    ListResourceTagsRequest, ListRetirableGrantsRequest, PutKeyPolicyRequest, ReEncryptRequest,
+    RetireGrantRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, SimulateKeyPolicyRequest,
+    TagResourceRequest, UntagResourceRequest,
 };
 use crate::kms::context::EncryptionContext;
 
 /// A request before it is carried out. Never shows a secret.
 pub(in crate::kms) trait Facts {
     /// What a ciphertext is for; where there are two, that of the source.
-    #[allow(dead_code, reason = "policies will read it")]
     fn encryption_context(&self) -> Option<&EncryptionContext> {
         None
     }
 
+    /// What a ciphertext is to be for, where that is another.
+    fn destination_context(&self) -> Option<&EncryptionContext> {
+        None
+    }
+
     /// Grants that may not have reached every corner yet.
-    #[allow(dead_code, reason = "grants will read it")]
     fn grant_tokens(&self) -> &[String] {
         &[]
     }
@@ -66,6 +72,7 @@ macro_rules! facts {
         })+
     };
     (@ encryption_context $self:ident.$member:ident) => { Some(&$self.$member) };
+    (@ destination_context $self:ident.$member:ident) => { Some(&$self.$member) };
     (@ grant_tokens $self:ident.$member:ident) => { &$self.$member };
 }
 
@@ -92,9 +99,22 @@ facts! {
     ListKeysRequest;
     ReEncryptRequest {
         encryption_context -> Option<&EncryptionContext> = source_encryption_context,
+        destination_context -> Option<&EncryptionContext> = destination_encryption_context,
         grant_tokens -> &[String] = grant_tokens
     };
     ScheduleKeyDeletionRequest;
+    CreateGrantRequest { grant_tokens -> &[String] = grant_tokens };
+    GetKeyPolicyRequest;
+    ListGrantsRequest;
+    ListKeyPoliciesRequest;
+    ListResourceTagsRequest;
+    ListRetirableGrantsRequest;
+    PutKeyPolicyRequest;
+    RetireGrantRequest;
+    RevokeGrantRequest;
+    SimulateKeyPolicyRequest;
+    TagResourceRequest;
+    UntagResourceRequest;
 }
 
 /// A data key that is wanted by, or of, a mount.

@@ -1,6 +1,7 @@
 //! Making, describing, listing and rotating keys.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -49,6 +50,7 @@ impl Service {
                 tags: BTreeMap::new(),
                 last_use: None,
             };
+            let record = self.govern(call, request, record)?;
             let _writing = self.writes.lock();
             self.store.commit(&[
                 Change::PutMaterial { key: &id, version: 1, material: &material },
@@ -87,10 +89,9 @@ impl Service {
             let limit = page_limit(request.limit, 100, 1000)?;
             let after: Option<KeyId> = request.marker.as_deref().map(parse_marker).transpose()?;
             let book = self.book.read();
-            let listed = book.keys.values().filter(|entry| {
-                entry.record.manager != KeyManager::Internal
-                    && after.is_none_or(|after| entry.record.id > after)
-            });
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let behind = book.keys.range((from, Bound::Unbounded)).map(|(_, entry)| entry);
+            let listed = behind.filter(|entry| entry.record.manager != KeyManager::Internal);
             let entries =
                 listed.map(|entry| KeyListEntry { key_id: entry.record.id, key_arn: entry.arn.clone() });
             let (keys, truncated) = page(entries, limit);
@@ -186,9 +187,6 @@ fn check_creation(request: &CreateKeyRequest) -> Result<(), KmsError> {
     }
     if request.multi_region == Some(true) {
         return unsupported("MultiRegion keys are not supported");
-    }
-    if request.policy.is_some() || !request.tags.is_empty() {
-        return unsupported("key policies and tags are not supported yet");
     }
     if request.manager == KeyManager::Aws {
         return Err(KmsError::validation("Manager must be CUSTOMER or INTERNAL"));

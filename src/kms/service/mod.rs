@@ -4,15 +4,22 @@ mod access_keys;
 mod aliases;
 mod book;
 mod crypt;
+mod directory;
 pub(super) mod facts;
+mod grant_book;
+mod grants;
 mod keys;
+mod permit;
+mod policies;
+mod simulate;
+mod tags;
 mod transition;
 mod upkeep;
 
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -26,12 +33,15 @@ use parking_lot::{Mutex, RwLock};
 use super::api::StatusResponse;
 use super::error::KmsError;
 use super::id::{KeyId, Realm, StoreId};
+use super::policy::{self, Identity, Policy};
 use super::state::{self, KeyManager, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
 use book::{Book, Entry};
+use directory::Directory;
 use facts::Facts;
+use permit::Rights;
 use transition::Turns;
 
 pub use access_keys::AccessKey;
@@ -97,6 +107,7 @@ impl Caller {
 /// 3. `book`: the keys. Read-locked for the microsecond that a cryptographic operation takes,
 ///    write-locked to publish what is durable. Never held during I/O. So once a state is
 ///    published, no operation that saw the old one is still under way.
+/// 4. `rights`: grants, and whatever else permissions depend on. Never held during I/O.
 pub struct Service {
     store: Store,
     clock: Arc<dyn Clock>,
@@ -105,6 +116,10 @@ pub struct Service {
     turns: Turns,
     writes: Mutex<()>,
     book: RwLock<Book>,
+    rights: RwLock<Rights>,
+    directory: Directory,
+    /// Of keys that were given no other.
+    default_policy: Policy,
     watchers: Arc<Watchers>,
     /// Milliseconds since 1970 of the next deletion; `i64::MAX` when there is none.
     next_deletion: AtomicI64,
@@ -119,9 +134,13 @@ impl std::fmt::Debug for Service {
 /// A call under way: who, what, when.
 pub(super) struct Call<'a> {
     caller: &'a Caller,
+    /// Who that is to policies, or why nobody knows.
+    identity: Result<Arc<Identity>, KmsError>,
     operation: Operation,
     now: Timestamp,
     facts: &'a dyn Facts,
+    /// The key that ReEncrypt moves a ciphertext to, before that key is come to.
+    destination: Cell<Option<KeyId>>,
     /// The keys that it has come to, in this order.
     keys: RefCell<Vec<UsedKey>>,
 }
@@ -296,7 +315,16 @@ impl Service {
         if !operation.is_cryptographic() {
             self.tick();
         }
-        let call = Call { caller, operation, now: self.clock.now(), facts, keys: RefCell::default() };
+        let now = self.clock.now();
+        let call = Call {
+            caller,
+            identity: self.directory.identity(caller, now),
+            operation,
+            now,
+            facts,
+            destination: Cell::new(None),
+            keys: RefCell::default(),
+        };
         let result = body(&call);
         self.record(&call, result.as_ref().err());
         result
@@ -319,13 +347,6 @@ impl Service {
         self.permit(call, None, call.operation.name())
     }
 
-    /// Permission. The front ends answer nobody but root and the store's owner, and these may do
-    /// everything; policies and grants will decide here.
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
-    fn permit(&self, _call: &Call<'_>, _entry: Option<&Entry>, _action: &str) -> Result<(), KmsError> {
-        Ok(())
-    }
-
     /// Audit of a finished call, refused ones too.
     fn record(&self, call: &Call<'_>, error: Option<&KmsError>) {
         let (caller, operation) = (call.caller, call.operation);
@@ -341,8 +362,15 @@ impl Service {
     }
 
     fn start(store: Store, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
-        let book = Book::load(&store)?;
+        let (book, rights) = Book::load(&store)?;
+        let account = &store.realm().account;
+        let default_policy = policy::default_policy(account);
+        let default_policy = Policy::parse(&default_policy)
+            .map_err(|_| StoreError::Invalid("the store's account cannot stand in a policy"))?;
         let service = Self {
+            directory: Directory::new(account, owners(store.dir())),
+            default_policy,
+            rights: RwLock::new(rights),
             next_deletion: AtomicI64::new(book.next_deletion()),
             store,
             clock,
@@ -359,4 +387,13 @@ impl Service {
     fn entry(&self, id: &KeyId) -> Result<Arc<Entry>, KmsError> {
         self.book.read().by_id(id, self.realm()).cloned()
     }
+}
+
+/// Who owns a store: whom this process runs as and, if that is root, whom its directory belongs to.
+fn owners(dir: &Path) -> Vec<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::geteuid().as_raw();
+    // Nobody but root could vouch for somebody else's directory.
+    let of_dir = std::fs::metadata(dir).ok().map(|found| found.uid()).filter(|_| own == 0);
+    [own].into_iter().chain(of_dir).collect()
 }

@@ -167,13 +167,11 @@ impl Service {
         let keys: Vec<Arc<Entry>> = self.book.read().keys.values().filter(|e| due(e)).cloned().collect();
         for entry in keys {
             let id = entry.record.id;
-            let aliases: Vec<_> = {
-                let book = self.book.read();
-                book.aliases.iter().filter(|(_, a)| a.target == id).map(|(name, _)| name.clone()).collect()
-            };
-            let grants: Vec<_> = {
-                let book = self.book.read();
-                book.grants.values().filter(|grant| grant.key == id).map(|grant| grant.id).collect()
+            let (aliases, grants) = {
+                let rights = self.rights.read();
+                let aliases: Vec<_> = rights.aliases.get(&id).into_iter().flatten().cloned().collect();
+                let grants: Vec<_> = rights.grants.of_key(&id, None).map(|grant| grant.record.id).collect();
+                (aliases, grants)
             };
             let mut changes: Vec<_> =
                 aliases.iter().map(|alias| Change::Drop(RecordName::Alias(alias.as_str()))).collect();
@@ -185,8 +183,10 @@ impl Service {
             }
             let mut book = self.book.write();
             book.keys.remove(&id);
-            book.aliases.retain(|_, alias| alias.target != id);
-            book.grants.retain(|_, grant| grant.key != id);
+            aliases.iter().for_each(|alias| drop(book.aliases.remove(alias)));
+            let mut rights = self.rights.write();
+            rights.aliases.remove(&id);
+            grants.iter().for_each(|grant| rights.grants.remove(&id, grant));
             tracing::info!(key = entry.arn, "key destroyed");
         }
         self.next_deletion.store(self.book.read().next_deletion(), Ordering::Release);

@@ -78,15 +78,20 @@ impl Image {
     /// This image after `edits`.
     pub(super) fn with(&self, edits: &[Edit]) -> Self {
         let mut next = self.clone();
+        next.apply(edits);
+        next
+    }
+
+    /// Carries `edits` out.
+    pub(super) fn apply(&mut self, edits: &[Edit]) {
         for edit in edits.iter().cloned() {
             match edit {
-                Edit::Meta(name, value) => put(&mut next.meta, name, value),
-                Edit::Slot(id, value) => put(&mut next.slots, id, value),
-                Edit::Record(place, value) => put(&mut next.records, place, value),
-                Edit::Material(place, value) => put(&mut next.material, place, value),
+                Edit::Meta(name, value) => put(&mut self.meta, name, value),
+                Edit::Slot(id, value) => put(&mut self.slots, id, value),
+                Edit::Record(place, value) => put(&mut self.records, place, value),
+                Edit::Material(place, value) => put(&mut self.material, place, value),
             }
         }
-        next
     }
 
     /// Whether what was read is within all bounds.

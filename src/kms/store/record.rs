@@ -305,7 +305,55 @@ mod tests {
 
     use super::*;
 
+    /// With every field that has a length or a variant.
+    fn key() -> Record {
+        let created = Timestamp::UNIX_EPOCH;
+        let version = |cause| VersionRecord {
+            fingerprint: [3; DIGEST_LEN],
+            created,
+            cause,
+            present: true,
+            expires: Some(9),
+            wraps_reserved: 1 << 20,
+        };
+        Record::KeyV2(KeyRecord {
+            id: KeyId::from_bytes([7; 16]),
+            manager: KeyManager::Customer,
+            state: KeyState::PendingDeletion,
+            spec: KeySpec::SymmetricDefault,
+            usage: KeyUsage::EncryptDecrypt,
+            origin: Origin::AwsKms,
+            description: "photos".to_owned(),
+            created,
+            deletion: Some(Deletion { at: created, window_days: 7 }),
+            versions: vec![version(VersionCause::Creation), version(VersionCause::OnDemand)],
+            rotation: Some(RotationRecord { period_days: 365, next: created }),
+            policy: Some("{}".to_owned()),
+            tags: BTreeMap::from([("team".to_owned(), "red".to_owned())]),
+            last_use: Some(LastUse { operation: "Decrypt".to_owned(), at: created }),
+        })
+    }
+
     proptest! {
+        #[test]
+        fn a_genuine_record_with_changes_decodes_without_panic(
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+            cut: proptest::sample::Index,
+            whole: bool,
+        ) {
+            let mut bytes = key().encode().unwrap().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if !whole {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            if let Ok(record) = Record::decode(&bytes) {
+                prop_assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
+            }
+        }
+
         #[test]
         fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..7) {
             bytes.insert(0, kind);

@@ -98,15 +98,15 @@ impl Writer {
     /// Makes all edits durable, or none.
     pub(super) fn commit(&mut self, edits: &[Edit], importance: Importance) -> Result<(), StoreError> {
         self.make_sound()?;
-        let next = self.image.with(edits);
-        if importance == Importance::Vital {
-            self.back_up_first(&next)?;
+        if importance == Importance::Vital && self.backup.is_some() {
+            self.back_up_first(&self.image.with(edits))?;
         }
         if let Err(error) = self.apply(edits) {
             self.undo(importance);
             return Err(error);
         }
-        self.image = next;
+        // In place: a store may have a million rows, and a change few.
+        self.image.apply(edits);
         if importance == Importance::Ordinary {
             self.follow_with_backup();
         }

@@ -16,6 +16,7 @@ use crate::kms::service::{Caller, Service};
 /// else what the operation answers.
 pub fn dispatch(service: &Service, caller: &Caller, target: &str, body: &Value) -> Result<Value, KmsError> {
     if target == STATUS {
+        service.demand_root(caller, STATUS)?;
         return answer(&service.status());
     }
     if target == ATTACH_MOUNT {
@@ -48,12 +49,28 @@ pub fn dispatch(service: &Service, caller: &Caller, target: &str, body: &Value) 
         "Decrypt" => call(body, |request| service.decrypt(caller, &request)),
         "ReEncrypt" => call(body, |request| service.re_encrypt(caller, &request)),
         "GenerateRandom" => call(body, |request| service.generate_random(caller, &request)),
+        "PutKeyPolicy" => call(body, |request| service.put_key_policy(caller, &request)),
+        "GetKeyPolicy" => call(body, |request| service.get_key_policy(caller, &request)),
+        "ListKeyPolicies" => call(body, |request| service.list_key_policies(caller, &request)),
+        "CreateGrant" => call(body, |request| service.create_grant(caller, &request)),
+        "ListGrants" => call(body, |request| service.list_grants(caller, &request)),
+        "ListRetirableGrants" => call(body, |request| service.list_retirable_grants(caller, &request)),
+        "RetireGrant" => call(body, |request| service.retire_grant(caller, &request)),
+        "RevokeGrant" => call(body, |request| service.revoke_grant(caller, &request)),
+        "TagResource" => call(body, |request| service.tag_resource(caller, &request)),
+        "UntagResource" => call(body, |request| service.untag_resource(caller, &request)),
+        "ListResourceTags" => call(body, |request| service.list_resource_tags(caller, &request)),
         _ => Err(unknown(target)),
     }
 }
 
 /// Carries out an operation on the store itself.
 fn look_after(service: &Service, caller: &Caller, operation: &str, body: &Value) -> Result<Value, KmsError> {
+    // Whoever may read a key's policy may ask what it comes to.
+    if operation == "SimulateKeyPolicy" {
+        return call(body, |request| service.simulate_key_policy(caller, &request));
+    }
+    service.demand_root(caller, operation)?;
     match operation {
         "StoreInfo" => answer(&service.store_info()?),
         "CheckStore" => call(body, |request| service.check_store(&request)),

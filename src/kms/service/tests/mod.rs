@@ -1,9 +1,12 @@
 //! The service as its callers see it.
 
+mod access;
 mod access_keys;
+mod grants;
 mod revocation;
 mod states;
 mod storage;
+mod tags;
 
 use std::path::Path;
 use std::sync::Arc;

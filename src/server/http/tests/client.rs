@@ -41,10 +41,6 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_700_000_000).unwrap()));
         let service = create(dir.path(), clock.clone());
-        let caller = Caller::current();
-        let request =
-            CreateAccessKeyRequest { user_name: "ada".to_owned(), ..CreateAccessKeyRequest::default() };
-        let made = service.create_access_key(&caller, &request).unwrap();
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let calls = bind();
         let pages = with_pages.then(bind);
@@ -52,13 +48,7 @@ impl World {
             (calls.local_addr().unwrap(), pages.as_ref().map(|p| p.local_addr().unwrap()));
         let listeners = Listeners { calls: vec![calls], pages: pages.into_iter().collect() };
         let server = HttpServer::start(Arc::clone(&service), clock.clone(), listeners, None).unwrap();
-        let signer = Signer {
-            id: made.access_key.access_key_id,
-            secret: made.secret_access_key.to_string(),
-            region: "local".to_owned(),
-            service: "kms".to_owned(),
-            clock: clock.clone(),
-        };
+        let signer = signer(&service, &clock, "root");
         Self { service, clock, signer, server: Some(server), calls: calls_at, pages: pages_at, _dir: dir }
     }
 
@@ -72,6 +62,11 @@ impl World {
 
     pub(super) fn connect_to_pages(&self) -> Client {
         Client { stream: connect(self.pages.unwrap()) }
+    }
+
+    /// A signer for another user.
+    pub(super) fn signer_of(&self, user: &str) -> Signer {
+        signer(&self.service, &self.clock, user)
     }
 
     pub(super) fn set_status(&self, status: &str) {
@@ -90,6 +85,18 @@ fn create(dir: &Path, clock: Arc<ManualClock>) -> Arc<Service> {
     let options = StoreOptions { costs, ..StoreOptions::default() };
     let secret = UnlockSecret::Passphrase(Passphrase::new(b"p".to_vec()));
     Service::create(dir, &secret, &options, clock).unwrap()
+}
+
+fn signer(service: &Service, clock: &Arc<ManualClock>, user: &str) -> Signer {
+    let request = CreateAccessKeyRequest { user_name: user.to_owned(), ..CreateAccessKeyRequest::default() };
+    let made = service.create_access_key(&Caller::current(), &request).unwrap();
+    Signer {
+        id: made.access_key.access_key_id,
+        secret: made.secret_access_key.to_string(),
+        region: "local".to_owned(),
+        service: "kms".to_owned(),
+        clock: Arc::clone(clock),
+    }
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
