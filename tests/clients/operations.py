@@ -7,15 +7,26 @@ the exception's name. Prints one line per call; any failure ends the program.
 
 import datetime
 
+import botocore
+import botocore.config
 import botocore.exceptions
 
-from world import ARN, World, expect, no_key
+from world import ARN, World, client, expect, no_key
 
 CONTEXT = {"purpose": "test", "empty": "\u00e9"}
 
 
 def encrypted(w):
     return w.kms.encrypt(KeyId=w.key, Plaintext=b"hello", EncryptionContext=CONTEXT)["CiphertextBlob"]
+
+
+def grant(w):
+    return {
+        "KeyId": w.key,
+        "GranteePrincipal": w.user("grantee"),
+        "RetiringPrincipal": w.user("reeve"),
+        "Operations": ["Encrypt", "Decrypt"],
+    }
 
 
 CALLS = [
@@ -38,6 +49,18 @@ CALLS = [
     ("generate_random", lambda w: {"NumberOfBytes": 1024}, lambda w, a: len(a["Plaintext"]) == 1024),
     ("rotate_key_on_demand", lambda w: {"KeyId": w.other}, lambda w, a: a["KeyId"] == w.other_arn),
     ("list_key_rotations", lambda w: {"KeyId": w.other}, lambda w, a: a["Rotations"][0]["RotationType"] == "ON_DEMAND"),
+    ("tag_resource", lambda w: {"KeyId": w.key, "Tags": [{"TagKey": "a", "TagValue": "b"}]}, lambda w, a: True),
+    ("list_resource_tags", lambda w: {"KeyId": w.key}, lambda w, a: a["Tags"] == [{"TagKey": "a", "TagValue": "b"}]),
+    ("untag_resource", lambda w: {"KeyId": w.key, "TagKeys": ["a"]}, lambda w, a: w.kms.list_resource_tags(KeyId=w.key)["Tags"] == []),
+    ("get_key_policy", lambda w: {"KeyId": w.key}, lambda w, a: w.remember("policy", a["Policy"]) and a["PolicyName"] == "default"),
+    ("put_key_policy", lambda w: {"KeyId": w.key, "PolicyName": "default", "Policy": w.policy}, lambda w, a: True),
+    ("list_key_policies", lambda w: {"KeyId": w.key}, lambda w, a: a["PolicyNames"] == ["default"]),
+    ("create_grant", lambda w: grant(w), lambda w, a: w.remember("grant", a["GrantId"]) and a["GrantToken"]),
+    ("list_grants", lambda w: {"KeyId": w.key}, lambda w, a: [g["GrantId"] for g in a["Grants"]] == [w.grant]),
+    ("list_retirable_grants", lambda w: {"RetiringPrincipal": w.user("reeve")}, lambda w, a: len(a["Grants"]) == 1),
+    ("decrypt", lambda w: {"CiphertextBlob": encrypted(w), "EncryptionContext": CONTEXT, "GrantTokens": [w.token()]}, lambda w, a: a["Plaintext"] == b"hello"),
+    ("revoke_grant", lambda w: {"KeyId": w.key, "GrantId": w.grant}, lambda w, a: True),
+    ("retire_grant", lambda w: {"GrantToken": w.token()}, lambda w, a: True),
     ("disable_key", lambda w: {"KeyId": w.other}, lambda w, a: w.state(w.other) == "Disabled"),
     ("enable_key", lambda w: {"KeyId": w.other}, lambda w, a: w.state(w.other) == "Enabled"),
     ("schedule_key_deletion", lambda w: {"KeyId": w.other, "PendingWindowInDays": 7}, lambda w, a: a["KeyState"] == "PendingDeletion" and a["DeletionDate"] > now()),
@@ -62,6 +85,10 @@ REFUSALS = [
     ("decrypt", lambda w: {"CiphertextBlob": encrypted(w)}, "InvalidCiphertextException"),
     ("decrypt", lambda w: {"CiphertextBlob": encrypted(w), "EncryptionContext": CONTEXT, "KeyId": w.other}, "IncorrectKeyException"),
     ("encrypt", lambda w: {"KeyId": w.key, "Plaintext": b"x", "DryRun": True}, "DryRunOperationException"),
+    ("tag_resource", lambda w: {"KeyId": w.key, "Tags": [{"TagKey": "aws:x", "TagValue": ""}]}, "TagException"),
+    ("put_key_policy", lambda w: {"KeyId": w.key, "Policy": "{}"}, "MalformedPolicyDocumentException"),
+    ("create_grant", lambda w: {**grant(w), "KeyId": w.disabled}, "DisabledException"),
+    ("revoke_grant", lambda w: {"KeyId": w.key, "GrantId": "0" * 64}, "NotFoundException"),
     ("list_keys", lambda w: {"Marker": "not a marker"}, "InvalidMarkerException"),
 ]
 
@@ -100,6 +127,8 @@ MODELLED = {
     "IncorrectKeyException",
     "DryRunOperationException",
     "InvalidMarkerException",
+    "MalformedPolicyDocumentException",
+    "TagException",
 }
 
 
@@ -124,6 +153,26 @@ def pages(w):
     expect(len(listed("list_key_rotations", "Rotations", KeyId=w.key)) >= 7, "list_key_rotations")
 
 
+def complete(w):
+    """What is offered has a line in CALLS; the rest of the API is refused as unsupported."""
+    careless = client(config=botocore.config.Config(parameter_validation=False))
+    called = {operation for operation, _, _ in CALLS}
+    for name in w.kms.meta.service_model.operation_names:
+        operation = botocore.xform_name(name)
+        if operation in called:
+            continue
+        try:
+            getattr(careless, operation)()
+        except botocore.exceptions.ClientError as error:
+            code = error.response["Error"]["Code"]
+            expect(code in NOT_OFFERED, f"{name} is offered and has no line in CALLS: {error}")
+        else:
+            raise AssertionError(f"{name} is offered and has no line in CALLS")
+
+
+NOT_OFFERED = {"UnsupportedOperationException", "UnknownOperationException"}
+
+
 def main():
     w = World()
     for operation, parameters, holds in CALLS:
@@ -133,6 +182,8 @@ def main():
     for operation, parameters, name in REFUSALS:
         refused(w, operation, parameters(w), name)
         print("refused", operation, name)
+    complete(w)
+    print("ok complete")
     pages(w)
     print("ok pages")
 

@@ -1,4 +1,5 @@
 //! A running `kmsfs serve`.
+#![allow(dead_code, reason = "every test program includes it and uses a part")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

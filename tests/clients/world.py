@@ -17,10 +17,10 @@ def expect(holds, message):
         raise AssertionError(message)
 
 
-def client(**overrides):
+def client(config=None, **overrides):
     # Each call once: a test must see what it caused.
-    config = botocore.config.Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
-    return boto3.client("kms", config=config, **overrides)
+    once = botocore.config.Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
+    return boto3.client("kms", config=once.merge(config) if config else once, **overrides)
 
 
 def no_key(_world):
@@ -43,6 +43,21 @@ class World:
 
     def state(self, key):
         return self.kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"]
+
+    def user(self, name):
+        account = self.arn.split(":")[4]
+        return f"arn:aws:iam::{account}:user/{name}"
+
+    def remember(self, name, value):
+        setattr(self, name, value)
+        return True
+
+    def token(self):
+        """The token of a grant."""
+        made = self.kms.create_grant(
+            KeyId=self.key, Name="by token", GranteePrincipal=self.user("grantee"), Operations=["Decrypt"]
+        )
+        return made["GrantToken"]
 
     def twice(self):
         """A key that has alias/twice already."""

@@ -1,5 +1,7 @@
 //! AWS's published test vectors, and what is refused.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
@@ -342,4 +344,31 @@ fn fingerprints_tell_signatures_apart() {
     let other = Example { signature: VANILLA.replace('5', "6"), ..Example::vanilla() };
     assert_eq!(claim(&Example::vanilla()), claim(&Example::vanilla()));
     assert_ne!(claim(&Example::vanilla()), claim(&other));
+}
+
+proptest! {
+    /// Whatever a header says, it is read or refused, and never verifies.
+    #[test]
+    fn any_header_is_refused(
+        tail: Vec<u8>,
+        date: String,
+        cut in 0usize..160,
+        path in "(/|[.]|%|[a-z]){0,8}",
+        query in "[a-z%&=/?]{0,12}",
+    ) {
+        let mut header = Example::vanilla().authorization().into_bytes();
+        header.truncate(cut);
+        header.extend(tail);
+        for date in [DATE, &date] {
+            let headers = vec![
+                ("host", b"h".as_slice()),
+                ("x-amz-date", date.as_bytes()),
+                ("authorization", header.as_slice()),
+            ];
+            let head = Head { method: "GET", path: &path, query: &query, headers };
+            if let Ok(claim) = Claim::read(&head) {
+                prop_assert!(claim.verify(&head, &[0; 32], SECRET).is_err());
+            }
+        }
+    }
 }
