@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::access_key::AccessKeyCommand;
+use super::audit_args::{AuditCommand, AuditMode};
+use super::key_args::{CreateKey, ImportCommand, KeyFormat, RotationCommand};
 use super::key_store::DEFAULT_ALIAS;
 use super::serve::Serve;
 use super::settings::idle_timeout;
@@ -50,6 +52,12 @@ pub(super) struct Global {
     /// Unlock with the recovery key that FILE has as text, as 'kmsfs store recovery-kit' printed it
     #[arg(long, global = true, value_name = "FILE", group = "secret", help_heading = UNLOCKING)]
     pub(super) recovery_key_file: Option<PathBuf>,
+
+    /// What becomes of calls when the audit log cannot be written
+    ///
+    /// For commands that have the key store open themselves, such as mount.
+    #[arg(long, global = true, value_name = "MODE", value_enum, default_value_t, env = "KMSFS_AUDIT")]
+    pub(super) audit: AuditMode,
 
     /// Print JSON
     #[arg(long, global = true)]
@@ -99,6 +107,9 @@ pub(super) enum Command {
     /// Manage what users who come over the network sign their requests with
     #[command(subcommand)]
     AccessKey(AccessKeyCommand),
+    /// Look at the log of all calls of the key store, and verify it
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Look at files in a mount
     #[command(subcommand)]
     File(FileCommand),
@@ -259,6 +270,28 @@ pub(super) enum KeyCommand {
         /// Id, ARN or alias/NAME
         key: String,
     },
+    /// Rotate a master key by the clock
+    #[command(subcommand)]
+    Rotation(RotationCommand),
+    /// Import the material of a master key of origin EXTERNAL
+    #[command(subcommand)]
+    Import(ImportCommand),
+    /// Delete a key's imported material; its files are unreadable at once, until it is imported again
+    DeleteMaterial {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Print the public half of an asymmetric key
+    PublicKey {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// How to write it
+        #[arg(long, value_enum, default_value = "pem")]
+        format: KeyFormat,
+        /// Write it to FILE
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Choose the master key for new files below a directory of a mount
     ///
     /// Existing files keep their key. Subdirectories follow, unless they were assigned a key of their
@@ -269,17 +302,6 @@ pub(super) enum KeyCommand {
         /// A directory in a mount
         directory: PathBuf,
     },
-}
-
-/// Arguments of `key create`.
-#[derive(Debug, Args)]
-pub(super) struct CreateKey {
-    /// A name for it: alias/NAME, or just NAME
-    #[arg(long)]
-    pub(super) alias: Option<String>,
-    /// What it is for
-    #[arg(long, default_value = "")]
-    pub(super) description: String,
 }
 
 /// What to do with files.
@@ -371,7 +393,8 @@ Exit codes:
   28  permission denied
   29  the backup that is kept could not be written, so nothing was changed
   30  the backup is damaged, is none, or lacks something
-  31  restoring would lose key versions";
+  31  restoring would lose key versions
+  32  something is wrong with the audit log";
 
 #[cfg(test)]
 mod tests {

@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::args::{CreateKey, Global};
+use super::args::Global;
 use super::exit::{CliError, CliResult, Code};
+use super::key_args::CreateKey;
 use super::key_store::KeyStore;
 use super::output::{Output, count, fields, table};
 use crate::kms::api::{
-    KeyRequest, ListAliasesRequest, ListAliasesResponse, ListKeysRequest, ListKeysResponse, StateResponse,
+    CreateKeyRequest, KeyLastUsage, KeyLastUsageResponse, KeyRequest, ListAliasesRequest,
+    ListAliasesResponse, ListKeysRequest, ListKeysResponse, StateResponse, Tag,
 };
-use crate::kms::{AliasName, KeyMetadata};
+use crate::kms::{AliasName, CutReport, KeyMetadata, KeySpec};
 
 /// A key and its aliases: the API's own shape with one member more.
 #[derive(Serialize)]
@@ -21,6 +23,8 @@ pub(super) struct Described {
     #[serde(flatten)]
     pub(super) key: KeyMetadata,
     pub(super) aliases: Vec<String>,
+    #[serde(rename = "KeyLastUsage", skip_serializing_if = "Option::is_none")]
+    pub(super) last_use: Option<KeyLastUsage>,
 }
 
 pub(super) fn create(global: &Global, create: &CreateKey, output: &Output) -> CliResult<()> {
@@ -33,8 +37,30 @@ pub(super) fn create(global: &Global, create: &CreateKey, output: &Output) -> Cl
     {
         return Err(CliError::new(Code::NameTaken, format!("{alias} exists already; choose another name")));
     }
-    let key = store.create_key(&create.description, alias)?;
+    let key = store.create_key_of(&asked_for(create)?, alias)?;
     output.print(&key, |key| vec![key.key_id.to_string()])
+}
+
+/// The request that `create` makes.
+fn asked_for(create: &CreateKey) -> CliResult<CreateKeyRequest> {
+    // Only RSA leaves a choice; the service says so.
+    let spec: Option<KeySpec> = create.spec.parse().ok();
+    let only = spec.map(KeySpec::usages).filter(|usages| usages.len() == 1);
+    let usage = create.usage.clone().or_else(|| only.map(|usages| usages[0].name().to_owned()));
+    let policy = match &create.policy {
+        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| CliError::io(file, &error))?),
+        None => None,
+    };
+    let tag = |(key, value): &(String, String)| Tag { tag_key: key.clone(), tag_value: value.clone() };
+    Ok(CreateKeyRequest {
+        description: create.description.clone(),
+        key_spec: Some(create.spec.clone()),
+        key_usage: usage,
+        origin: Some(create.origin.clone()),
+        policy,
+        tags: create.tags.iter().map(tag).collect(),
+        ..CreateKeyRequest::default()
+    })
 }
 
 pub(super) fn list(global: &Global, output: &Output) -> CliResult<()> {
@@ -62,7 +88,7 @@ pub(super) fn all(store: &KeyStore) -> CliResult<Vec<Described>> {
         for entry in &page.keys {
             let key = store.describe(&entry.key_id.to_string())?;
             let aliases = aliases.remove(&key.key_id.to_string()).unwrap_or_default();
-            keys.push(Described { key, aliases });
+            keys.push(Described { key, aliases, last_use: None });
         }
         if page.next_marker.is_none() {
             return Ok(keys);
@@ -75,16 +101,29 @@ pub(super) fn describe(global: &Global, key: &str, output: &Output) -> CliResult
     let store = KeyStore::open(global)?;
     let key = store.describe(key)?;
     let aliases = aliases(&store)?.remove(&key.key_id.to_string()).unwrap_or_default();
-    output.print(&Described { key, aliases }, |d| {
+    let last: KeyLastUsageResponse =
+        store.call("GetKeyLastUsage", &KeyRequest { key_id: key.key_id.to_string() })?;
+    let last_use = last.key_last_usage;
+    output.print(&Described { key, aliases, last_use: Some(last_use) }, |d| {
         let mut lines = vec![
             ("key id", d.key.key_id.to_string()),
             ("arn", d.key.arn.clone()),
             ("state", d.key.key_state.to_string()),
+            ("spec", format!("{} for {}", d.key.key_spec, d.key.key_usage)),
+            ("origin", d.key.origin.to_string()),
             ("aliases", d.aliases.join(" ")),
             ("description", d.key.description.clone()),
             ("created", d.key.creation_date.to_string()),
             ("version", d.key.current_key_material_version.to_string()),
         ];
+        if let Some((operation, at)) =
+            d.last_use.as_ref().and_then(|last| Some((last.operation.as_ref()?, last.timestamp?)))
+        {
+            lines.push(("last use", format!("{operation}, {at}")));
+        }
+        if let Some(date) = &d.key.valid_to {
+            lines.push(("material expires", date.to_string()));
+        }
         if let Some(date) = &d.key.deletion_date {
             lines.push(("to be deleted", date.to_string()));
         }
@@ -115,7 +154,17 @@ fn change(global: &Global, key: &str, operation: &str, done: &str, output: &Outp
     let store = KeyStore::open(global)?;
     let id = store.describe(key)?.key_id.to_string();
     let response: StateResponse = store.call(operation, &KeyRequest { key_id: id.clone() })?;
-    for mount in &response.mounts {
+    let cut = report_cuts(&response.mounts, output);
+    output.print(&response, |_| {
+        let mut lines = vec![format!("{done} {id}")];
+        lines.extend(cut);
+        lines
+    })
+}
+
+/// Warns of what a revocation could not do, and answers what it cut off.
+pub(super) fn report_cuts(mounts: &[CutReport], output: &Output) -> Vec<String> {
+    for mount in mounts {
         if mount.unreachable {
             output.warn(&format!(
                 "the mount at {} did not answer: its files may still be readable; unmount it",
@@ -129,14 +178,11 @@ fn change(global: &Global, key: &str, operation: &str, done: &str, output: &Outp
             ));
         }
     }
-    output.print(&response, |response| {
-        let mut lines = vec![format!("{done} {id}")];
-        lines.extend(response.mounts.iter().filter(|mount| mount.files > 0).map(|mount| {
-            let (files, handles) = (count(mount.files, "open file"), count(mount.handles, "handle"));
-            format!("cut off at {}: {files}, {handles}", mount.mount)
-        }));
-        lines
-    })
+    let cut = mounts.iter().filter(|mount| mount.files > 0).map(|mount| {
+        let (files, handles) = (count(mount.files, "open file"), count(mount.handles, "handle"));
+        format!("cut off at {}: {files}, {handles}", mount.mount)
+    });
+    cut.collect()
 }
 
 /// Aliases by key id.

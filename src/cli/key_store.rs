@@ -13,6 +13,7 @@ use super::exit::{CliError, CliResult, Code};
 use super::secret::{Purpose, secret};
 use crate::clock::SystemClock;
 use crate::kms::api::{AliasRequest, CreateKeyRequest, KeyRequest, KeyResponse};
+use crate::kms::audit::Mode;
 use crate::kms::wire::{self, KMSFS, TRENT};
 use crate::kms::{
     Caller, KeyMetadata, KmsError, Realm, Service, StoreError, StoreOptions, UnlockSecret, socket,
@@ -45,11 +46,19 @@ impl KeyStore {
         if !store_exists(&dir) {
             return Err(no_store(&dir));
         }
-        Self::unlock(&dir, &secret(global, Purpose::Unlock)?)
+        Self::unlock(&dir, &secret(global, Purpose::Unlock)?, global.audit.into())
     }
 
     /// Opens the key store with a secret, unless another process is faster.
-    pub(super) fn unlock(dir: &Path, secret: &UnlockSecret) -> CliResult<Self> {
+    pub(super) fn unlock(dir: &Path, secret: &UnlockSecret, audit: Mode) -> CliResult<Self> {
+        let store = Self::unlock_or_reach(dir, secret)?;
+        if let Self::Own(service) = &store {
+            service.set_audit_mode(audit);
+        }
+        Ok(store)
+    }
+
+    fn unlock_or_reach(dir: &Path, secret: &UnlockSecret) -> CliResult<Self> {
         match Service::open(dir, secret, Arc::new(SystemClock)) {
             Ok(service) => Ok(Self::Own(service)),
             Err(error @ StoreError::InUse { .. }) => {
@@ -72,14 +81,15 @@ impl KeyStore {
     }
 
     /// Creates a key store and its default key.
-    pub(super) fn create(dir: &Path, secret: &UnlockSecret) -> CliResult<Self> {
-        Self::create_in(dir, secret, Realm::default())
+    pub(super) fn create(dir: &Path, secret: &UnlockSecret, audit: Mode) -> CliResult<Self> {
+        Self::create_in(dir, secret, Realm::default(), audit)
     }
 
     /// As [`KeyStore::create`], for a region of an account.
-    pub(super) fn create_in(dir: &Path, secret: &UnlockSecret, realm: Realm) -> CliResult<Self> {
+    pub(super) fn create_in(dir: &Path, secret: &UnlockSecret, realm: Realm, audit: Mode) -> CliResult<Self> {
         let options = StoreOptions { realm, ..StoreOptions::default() };
         let service = Service::create(dir, secret, &options, Arc::new(SystemClock))?;
+        service.set_audit_mode(audit);
         let store = Self::Own(service);
         store.create_key("Default key of new volumes", Some(DEFAULT_ALIAS))?;
         Ok(store)
@@ -88,7 +98,16 @@ impl KeyStore {
     /// Creates a master key, with an alias if one is given.
     pub(super) fn create_key(&self, description: &str, alias: Option<&str>) -> CliResult<KeyMetadata> {
         let request = CreateKeyRequest { description: description.to_owned(), ..CreateKeyRequest::default() };
-        let made: KeyResponse = self.call("CreateKey", &request)?;
+        self.create_key_of(&request, alias)
+    }
+
+    /// Creates the master key that is asked for, with an alias if one is given.
+    pub(super) fn create_key_of(
+        &self,
+        request: &CreateKeyRequest,
+        alias: Option<&str>,
+    ) -> CliResult<KeyMetadata> {
+        let made: KeyResponse = self.call("CreateKey", request)?;
         if let Some(alias) = alias {
             let request = AliasRequest {
                 alias_name: alias.to_owned(),

@@ -2,6 +2,8 @@
 
 mod access_key;
 mod args;
+mod audit;
+mod audit_args;
 mod bench;
 mod dead_mount;
 mod exit;
@@ -9,6 +11,9 @@ mod file;
 mod fsck;
 mod handover;
 mod key;
+mod key_args;
+mod key_import;
+mod key_rotation;
 mod key_store;
 mod log;
 mod mount;
@@ -105,10 +110,17 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             KeyCommand::Enable { key } => key::enable(global, &key, output),
             KeyCommand::Disable { key } => key::disable(global, &key, output),
             KeyCommand::Rotate { key } => key::rotate(global, &key, output),
+            KeyCommand::Rotation(command) => key_rotation::run(global, &command, output),
+            KeyCommand::Import(command) => key_import::run(global, &command, output),
+            KeyCommand::DeleteMaterial { key } => key_import::delete_material(global, &key, output),
+            KeyCommand::PublicKey { key, format, output: file } => {
+                key_import::public_key(global, &key, format, file.as_deref(), output)
+            }
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
         Command::AccessKey(command) => access_key::run(global, &command, output),
         Command::Serve(arguments) => serve::serve(global, &arguments, output),
+        Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
         Command::Status => status::status(global, output),

@@ -145,9 +145,14 @@ impl Serve {
             return Err(in_use());
         }
         let store = if store_exists(dir) {
-            KeyStore::unlock(dir, &secret(global, Purpose::Unlock)?)?
+            KeyStore::unlock(dir, &secret(global, Purpose::Unlock)?, global.audit.into())?
         } else if self.create {
-            KeyStore::create_in(dir, &secret(global, Purpose::Create)?, self.realm_of_new()?)?
+            KeyStore::create_in(
+                dir,
+                &secret(global, Purpose::Create)?,
+                self.realm_of_new()?,
+                global.audit.into(),
+            )?
         } else {
             return Err(no_store(dir));
         };

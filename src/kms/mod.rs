@@ -7,11 +7,13 @@
 //! and is told when a key is revoked.
 
 pub mod api;
+pub mod audit;
 mod blob;
 mod context;
 mod encoding;
 mod error;
 mod id;
+pub mod material;
 mod named;
 pub mod policy;
 mod schedule;

@@ -5,13 +5,6 @@ use serde::{Deserialize, Serialize};
 use crate::kms::context::EncryptionContext;
 use crate::kms::encoding::{SecretBytes, base64};
 
-/// The one algorithm that keys of this service encrypt with, under AWS's name.
-pub const SYMMETRIC_DEFAULT: &str = "SYMMETRIC_DEFAULT";
-/// The one use of keys of this service.
-pub const ENCRYPT_DECRYPT: &str = "ENCRYPT_DECRYPT";
-/// The origin of keys whose material the service made.
-pub const AWS_KMS: &str = "AWS_KMS";
-
 /// Parameters of GenerateDataKey and GenerateDataKeyWithoutPlaintext.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -62,7 +55,7 @@ pub struct EncryptRequest {
     /// What the ciphertext is for.
     #[serde(default)]
     pub encryption_context: EncryptionContext,
-    /// `SYMMETRIC_DEFAULT` or absent.
+    /// `SYMMETRIC_DEFAULT` if absent.
     #[serde(default)]
     pub encryption_algorithm: Option<String>,
     /// Only check whether it would work.
@@ -82,7 +75,7 @@ pub struct EncryptResponse {
     pub ciphertext_blob: Vec<u8>,
     /// Full name of the key.
     pub key_id: String,
-    /// `SYMMETRIC_DEFAULT`.
+    /// The algorithm that was used.
     pub encryption_algorithm: String,
 }
 
@@ -99,7 +92,7 @@ pub struct DecryptRequest {
     /// Refuse a ciphertext of any other key.
     #[serde(default)]
     pub key_id: Option<String>,
-    /// `SYMMETRIC_DEFAULT` or absent.
+    /// `SYMMETRIC_DEFAULT` if absent.
     #[serde(default)]
     pub encryption_algorithm: Option<String>,
     /// Only check whether it would work.
@@ -118,10 +111,10 @@ pub struct DecryptResponse {
     pub key_id: String,
     /// The plaintext.
     pub plaintext: SecretBytes,
-    /// `SYMMETRIC_DEFAULT`.
+    /// The algorithm that was used.
     pub encryption_algorithm: String,
-    /// Fingerprint of the material.
-    #[serde(default)]
+    /// Fingerprint of the material, if it is symmetric.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key_material_id: String,
     /// Number of the material. Our extension.
     #[serde(default)]
@@ -146,10 +139,10 @@ pub struct ReEncryptRequest {
     /// The pairs to encrypt with.
     #[serde(default)]
     pub destination_encryption_context: EncryptionContext,
-    /// `SYMMETRIC_DEFAULT` or absent.
+    /// `SYMMETRIC_DEFAULT` if absent.
     #[serde(default)]
     pub source_encryption_algorithm: Option<String>,
-    /// `SYMMETRIC_DEFAULT` or absent.
+    /// `SYMMETRIC_DEFAULT` if absent.
     #[serde(default)]
     pub destination_encryption_algorithm: Option<String>,
     /// Only check whether it would work.
@@ -171,13 +164,15 @@ pub struct ReEncryptResponse {
     pub source_key_id: String,
     /// Full name of the key that encrypted.
     pub key_id: String,
-    /// `SYMMETRIC_DEFAULT`.
+    /// The algorithm that was used.
     pub source_encryption_algorithm: String,
-    /// `SYMMETRIC_DEFAULT`.
+    /// The algorithm that was used.
     pub destination_encryption_algorithm: String,
-    /// Fingerprint of the material that decrypted.
+    /// Fingerprint of the material that decrypted, if it is symmetric.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source_key_material_id: String,
-    /// Fingerprint of the material that encrypted.
+    /// Fingerprint of the material that encrypted, if it is symmetric.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub destination_key_material_id: String,
 }
 

@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::ExpirationModel;
 use super::tags::Tag;
-
 use crate::kms::encoding::seconds;
 use crate::kms::id::KeyId;
+use crate::kms::material::{EncryptionAlgorithm, MacAlgorithm, SigningAlgorithm};
 use crate::kms::spec::{KeySpec, KeyUsage, Origin};
 use crate::kms::state::{KeyManager, KeyState};
 use crate::kms::watch::CutReport;
@@ -37,6 +38,15 @@ pub struct KeyMetadata {
     /// When it will be destroyed, while PendingDeletion.
     #[serde(default, with = "seconds::option", skip_serializing_if = "Option::is_none")]
     pub deletion_date: Option<Timestamp>,
+    /// The whole window, while PendingDeletion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_deletion_window_in_days: Option<u32>,
+    /// When imported material goes by itself.
+    #[serde(default, with = "seconds::option", skip_serializing_if = "Option::is_none")]
+    pub valid_to: Option<Timestamp>,
+    /// Whether imported material goes by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiration_model: Option<ExpirationModel>,
     /// The cryptography that it is made for.
     pub key_spec: KeySpec,
     /// The older name of `key_spec`.
@@ -48,11 +58,17 @@ pub struct KeyMetadata {
     /// Always false.
     #[serde(default)]
     pub multi_region: bool,
-    /// `SYMMETRIC_DEFAULT`.
-    #[serde(default)]
-    pub encryption_algorithms: Vec<String>,
-    /// Fingerprint of the newest material: 64 hexadecimal digits.
-    #[serde(default)]
+    /// How it encrypts, if that is its use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub encryption_algorithms: Vec<EncryptionAlgorithm>,
+    /// How it signs, if that is its use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signing_algorithms: Vec<SigningAlgorithm>,
+    /// How it authenticates messages, if that is its use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mac_algorithms: Vec<MacAlgorithm>,
+    /// Fingerprint of the newest material of a symmetric key: 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub current_key_material_id: String,
     /// Number of the newest material, from 1. Our extension.
     #[serde(default)]
@@ -65,13 +81,13 @@ pub struct KeyMetadata {
 pub struct CreateKeyRequest {
     /// Up to 8192 characters.
     pub description: String,
-    /// `ENCRYPT_DECRYPT` or absent.
+    /// One that fits the spec; may be absent for symmetric keys.
     pub key_usage: Option<String>,
-    /// `SYMMETRIC_DEFAULT` or absent.
+    /// `SYMMETRIC_DEFAULT` if absent.
     pub key_spec: Option<String>,
     /// As `key_spec`.
     pub customer_master_key_spec: Option<String>,
-    /// `AWS_KMS` or absent.
+    /// `AWS_KMS` if absent; with `EXTERNAL` the key waits for its material.
     pub origin: Option<String>,
     /// False or absent.
     pub multi_region: Option<bool>,

@@ -4,19 +4,25 @@
 
 mod access_keys;
 mod aliases;
+mod asymmetric;
 mod crypto;
 mod grants;
+mod import;
 mod keys;
 mod policies;
+mod rotation;
 mod status;
 mod tags;
 
 pub use super::encoding::SecretBytes;
 pub use access_keys::*;
 pub use aliases::*;
+pub use asymmetric::*;
 pub use crypto::*;
 pub use grants::*;
+pub use import::*;
 pub use keys::*;
 pub use policies::*;
+pub use rotation::*;
 pub use status::*;
 pub use tags::*;

@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::grant_book::Grant;
+use super::held::Held;
 use super::permit::{KeyPolicy, Rights};
-use crate::kms::api::{KeyMetadata, SYMMETRIC_DEFAULT};
+use crate::kms::api::{ExpirationModel, KeyMetadata};
 use crate::kms::blob::BlobHead;
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::{AliasName, KeyId, KeyRef, Realm, Resource, StoreId};
-use crate::kms::state::KeyState;
-use crate::kms::store::{AccessKeyRecord, AliasRecord, ImportRecord, KeyRecord, Material, Store, StoreError};
+use crate::kms::material::Parsed;
+use crate::kms::spec::{KeySpec, KeyUsage, Origin};
+use crate::kms::state::{KeyManager, KeyState};
+use crate::kms::store::{AccessKeyRecord, AliasRecord, ImportRecord, KeyRecord, LastUse, Store, StoreError};
 use crate::secret::Key;
 
 /// All of it.
@@ -29,7 +34,7 @@ pub(super) struct Entry {
     pub(super) arn: String,
     /// Oldest first, as many as `record.versions`; `None` where imported material was deleted.
     /// Shared with the entry's successors.
-    pub(super) material: Vec<Option<Arc<Material>>>,
+    pub(super) material: Vec<Option<Arc<Held>>>,
     /// `record.policy`, read.
     pub(super) policy: KeyPolicy,
 }
@@ -48,7 +53,10 @@ impl Book {
         let contents = store.load()?;
         let (mut book, mut rights) = (Self::default(), Rights::default());
         for (record, material) in contents.keys {
-            let material = material.into_iter().map(|version| version.map(Arc::new)).collect();
+            let held = material.into_iter().zip(&record.versions).map(|(material, version)| {
+                material.map(|material| Arc::new(Held::new(material, version.wraps_reserved)))
+            });
+            let material = held.collect();
             book.keys.insert(record.id, Arc::new(Entry::new(record, material, store.realm())));
         }
         for record in contents.aliases {
@@ -97,15 +105,15 @@ impl Book {
         })
     }
 
-    /// Milliseconds since 1970 of the next deletion; `i64::MAX` when there is none.
-    pub(super) fn next_deletion(&self) -> i64 {
-        let due = self.keys.values().filter_map(|entry| entry.record.deletion);
-        due.map(|deletion| deletion.at.as_millisecond()).min().unwrap_or(i64::MAX)
+    /// Milliseconds since 1970 of the next thing that the clock does to a key: a deletion, the end
+    /// of imported material or a rotation; `i64::MAX` when there is none.
+    pub(super) fn next_due(&self) -> i64 {
+        self.keys.values().filter_map(|entry| entry.next_due()).min().unwrap_or(i64::MAX)
     }
 }
 
 impl Entry {
-    pub(super) fn new(record: KeyRecord, material: Vec<Option<Arc<Material>>>, realm: &Realm) -> Self {
+    pub(super) fn new(record: KeyRecord, material: Vec<Option<Arc<Held>>>, realm: &Realm) -> Self {
         debug_assert_eq!(record.versions.len(), material.len());
         let arn = realm.key_arn(&record.id).to_string();
         Self { policy: KeyPolicy::of(record.policy.as_deref(), &arn), arn, record, material }
@@ -118,14 +126,14 @@ impl Entry {
     }
 
     /// The material of `version`.
-    pub(super) fn material(&self, version: u32) -> Option<&Material> {
+    pub(super) fn held(&self, version: u32) -> Option<&Held> {
         let index = usize::try_from(version).ok()?.checked_sub(1)?;
         self.material.get(index)?.as_deref()
     }
 
     /// The symmetric key of `version`.
     pub(super) fn version(&self, version: u32) -> Option<&Key> {
-        self.material(version)?.key()
+        self.held(version)?.material().key()
     }
 
     /// The fingerprint of `version` in hexadecimal.
@@ -140,24 +148,114 @@ impl Entry {
         BlobHead { store: *store, key: self.record.id, version: self.newest() }
     }
 
+    /// The newest material, ready for use.
+    ///
+    /// # Errors
+    /// InvalidState when the key has none; Internal when it is not of the key's spec.
+    pub(super) fn parsed(&self) -> Result<&Parsed, KmsError> {
+        let held = self.held(self.newest()).ok_or_else(|| self.no_material())?;
+        held.parsed(self.record.spec, self.record.usage)
+    }
+
+    /// The refusal of a use that needs material which is not there.
+    pub(super) fn no_material(&self) -> KmsError {
+        let state = KeyState::PendingImport;
+        KmsError::new(ErrorKind::InvalidState, format!("{} is pending import.", self.arn)).in_state(state)
+    }
+
+    /// Refuses a use that the key is not for.
+    pub(super) fn check_usage(&self, usage: KeyUsage, operation: &str) -> Result<(), KmsError> {
+        if self.record.usage == usage {
+            return Ok(());
+        }
+        let (arn, own) = (&self.arn, self.record.usage);
+        let message = format!("{arn} key usage is {own} which is not valid for {operation}.");
+        Err(KmsError::new(ErrorKind::InvalidKeyUsage, message))
+    }
+
+    /// Refuses what only a customer may do to a key of his own.
+    pub(super) fn check_customer_managed(&self) -> Result<(), KmsError> {
+        if self.record.manager == KeyManager::Customer {
+            return Ok(());
+        }
+        let message = format!("{} is not a customer managed key; it cannot be changed", self.arn);
+        Err(KmsError::new(ErrorKind::UnsupportedOperation, message))
+    }
+
+    /// The state at `now`: imported material is gone when its time is over, whether or not anybody
+    /// came to delete it.
+    pub(super) fn state_at(&self, now: Timestamp) -> KeyState {
+        let over = self.expires().is_some_and(|at| at <= now.as_millisecond());
+        match self.record.state {
+            KeyState::Enabled | KeyState::Disabled if over => KeyState::PendingImport,
+            state => state,
+        }
+    }
+
+    /// When imported material goes by itself, in milliseconds since 1970.
+    pub(super) fn expires(&self) -> Option<i64> {
+        let present = self.record.versions.iter().filter(|version| version.present);
+        present.filter_map(|version| version.expires).min()
+    }
+
+    fn next_due(&self) -> Option<i64> {
+        let deletion = self.record.deletion.map(|deletion| deletion.at.as_millisecond());
+        // A key that is not enabled rotates when it is again.
+        let enabled = self.record.state == KeyState::Enabled;
+        let rotation = self.record.rotation.filter(|_| enabled).map(|r| r.next.as_millisecond());
+        [deletion, self.expires(), rotation].into_iter().flatten().min()
+    }
+
+    /// The last use, of any version.
+    pub(super) fn last_use(&self) -> Option<LastUse> {
+        let held = self.material.iter().flatten().filter_map(|held| held.last_use());
+        let newest = held.max_by_key(|(_, at)| *at);
+        let newest = newest.map(|(operation, at)| LastUse { operation: operation.name().to_owned(), at });
+        match (newest, self.record.last_use.clone()) {
+            (Some(new), Some(old)) if old.at > new.at => Some(old),
+            (new, old) => new.or(old),
+        }
+    }
+
     pub(super) fn metadata(&self, realm: &Realm) -> KeyMetadata {
+        let record = &self.record;
+        let symmetric = record.spec == KeySpec::SymmetricDefault;
+        let names = |usage| record.usage == usage;
+        let expires = self.expires().and_then(|at| Timestamp::from_millisecond(at).ok());
+        let imported = record.origin == Origin::External && record.versions.iter().any(|v| v.present);
         KeyMetadata {
-            key_id: self.record.id,
+            key_id: record.id,
             arn: self.arn.clone(),
             account: realm.account.clone(),
-            creation_date: self.record.created,
-            enabled: self.record.state == KeyState::Enabled,
-            description: self.record.description.clone(),
-            key_usage: self.record.usage,
-            key_state: self.record.state,
-            deletion_date: self.record.deletion.map(|deletion| deletion.at),
-            key_spec: self.record.spec,
-            customer_master_key_spec: self.record.spec,
-            origin: self.record.origin,
-            key_manager: self.record.manager,
+            creation_date: record.created,
+            enabled: record.state == KeyState::Enabled,
+            description: record.description.clone(),
+            key_usage: record.usage,
+            key_state: record.state,
+            deletion_date: record.deletion.map(|deletion| deletion.at),
+            pending_deletion_window_in_days: record.deletion.map(|deletion| deletion.window_days),
+            valid_to: expires,
+            expiration_model: imported.then(|| match expires {
+                Some(_) => ExpirationModel::Expires,
+                None => ExpirationModel::DoesNotExpire,
+            }),
+            key_spec: record.spec,
+            customer_master_key_spec: record.spec,
+            origin: record.origin,
+            key_manager: record.manager,
             multi_region: false,
-            encryption_algorithms: vec![SYMMETRIC_DEFAULT.to_owned()],
-            current_key_material_id: self.fingerprint(self.newest()),
+            encryption_algorithms: if names(KeyUsage::EncryptDecrypt) {
+                record.spec.encryption_algorithms().to_vec()
+            } else {
+                Vec::new()
+            },
+            signing_algorithms: if names(KeyUsage::SignVerify) {
+                record.spec.signing_algorithms().to_vec()
+            } else {
+                Vec::new()
+            },
+            mac_algorithms: record.spec.mac_algorithms().to_vec(),
+            current_key_material_id: if symmetric { self.fingerprint(self.newest()) } else { String::new() },
             current_key_material_version: self.newest(),
         }
     }

@@ -6,16 +6,19 @@ use zeroize::Zeroizing;
 
 use super::book::{Book, Entry, Spelling};
 use super::facts::DataKeyFacts;
+use super::oaep::algorithm;
 use super::{Call, Caller, Service};
 use crate::kms::api::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, GenerateDataKeyRequest,
     GenerateDataKeyResponse, GenerateRandomRequest, GenerateRandomResponse, ReEncryptRequest,
-    ReEncryptResponse, SYMMETRIC_DEFAULT, SecretBytes,
+    ReEncryptResponse, SecretBytes,
 };
 use crate::kms::blob::{Blob, NotABlob};
 use crate::kms::context::EncryptionContext;
 use crate::kms::error::{ErrorKind, KmsError};
-use crate::kms::state::Operation;
+use crate::kms::id::KeyId;
+use crate::kms::spec::{KeySpec, KeyUsage};
+use crate::kms::state::{self, Operation};
 use crate::secret::{KEY_LEN, Key};
 
 /// Longest plaintext of Encrypt, in bytes.
@@ -48,19 +51,21 @@ pub struct UnwrappedDataKey {
 }
 
 /// A ciphertext and what made it.
-struct Sealed {
-    blob: Vec<u8>,
-    arn: String,
-    version: u32,
-    fingerprint: String,
+pub(super) struct Sealed {
+    pub(super) blob: Vec<u8>,
+    pub(super) arn: String,
+    pub(super) version: u32,
+    /// Empty for RSA.
+    pub(super) fingerprint: String,
 }
 
 /// A plaintext and what had sealed it.
-struct Opened<P> {
-    plaintext: P,
-    arn: String,
-    version: u32,
-    fingerprint: String,
+pub(super) struct Opened<P> {
+    pub(super) plaintext: P,
+    pub(super) arn: String,
+    pub(super) version: u32,
+    /// Empty for RSA.
+    pub(super) fingerprint: String,
 }
 
 impl Service {
@@ -143,16 +148,17 @@ impl Service {
     /// As [`Service::generate_data_key`], and Validation.
     pub fn encrypt(&self, caller: &Caller, request: &EncryptRequest) -> Result<EncryptResponse, KmsError> {
         self.run(caller, Operation::Encrypt, request, |call| {
-            check_algorithm(request.encryption_algorithm.as_deref())?;
+            let algorithm = algorithm(request.encryption_algorithm.as_deref())?;
             if !(1..=MAX_PLAINTEXT).contains(&request.plaintext.len()) {
                 return Err(KmsError::validation("Plaintext must be 1 to 4096 bytes long"));
             }
-            let sealed = self.seal(call, &request.key_id, &request.encryption_context, &request.plaintext)?;
+            let context = &request.encryption_context;
+            let sealed = self.close(call, &request.key_id, algorithm, context, &request.plaintext)?;
             check_dry_run(request.dry_run)?;
             Ok(EncryptResponse {
                 ciphertext_blob: sealed.blob,
                 key_id: sealed.arn,
-                encryption_algorithm: SYMMETRIC_DEFAULT.to_owned(),
+                encryption_algorithm: algorithm.to_string(),
             })
         })
     }
@@ -163,15 +169,14 @@ impl Service {
     /// As [`Service::decrypt_data_key`], and Validation.
     pub fn decrypt(&self, caller: &Caller, request: &DecryptRequest) -> Result<DecryptResponse, KmsError> {
         self.run(caller, Operation::Decrypt, request, |call| {
-            check_algorithm(request.encryption_algorithm.as_deref())?;
-            let expected = request.key_id.as_deref();
-            let opened =
-                self.open_bytes(call, &request.ciphertext_blob, expected, &request.encryption_context)?;
+            let algorithm = algorithm(request.encryption_algorithm.as_deref())?;
+            let (blob, expected) = (&request.ciphertext_blob, request.key_id.as_deref());
+            let opened = self.open_up(call, blob, expected, algorithm, &request.encryption_context)?;
             check_dry_run(request.dry_run)?;
             Ok(DecryptResponse {
                 key_id: opened.arn,
                 plaintext: opened.plaintext,
-                encryption_algorithm: SYMMETRIC_DEFAULT.to_owned(),
+                encryption_algorithm: algorithm.to_string(),
                 key_material_id: opened.fingerprint,
                 key_material_version: opened.version,
             })
@@ -188,28 +193,30 @@ impl Service {
         request: &ReEncryptRequest,
     ) -> Result<ReEncryptResponse, KmsError> {
         self.run(caller, Operation::ReEncrypt, request, |call| {
-            check_algorithm(request.source_encryption_algorithm.as_deref())?;
-            check_algorithm(request.destination_encryption_algorithm.as_deref())?;
+            let source = algorithm(request.source_encryption_algorithm.as_deref())?;
+            let destination = algorithm(request.destination_encryption_algorithm.as_deref())?;
             // For the policy of the source, which may care where to.
             if let Ok(to) = self.book.read().resolve(&request.destination_key_id, Spelling::Any, self.realm())
             {
                 call.goes_to(to.record.id);
             }
-            let opened = self.open_bytes(
+            let opened = self.open_up(
                 call,
                 &request.ciphertext_blob,
                 request.source_key_id.as_deref(),
+                source,
                 &request.source_encryption_context,
             )?;
             let context = &request.destination_encryption_context;
-            let sealed = self.seal(call, &request.destination_key_id, context, &opened.plaintext)?;
+            let plaintext = &opened.plaintext;
+            let sealed = self.close(call, &request.destination_key_id, destination, context, plaintext)?;
             check_dry_run(request.dry_run)?;
             Ok(ReEncryptResponse {
                 ciphertext_blob: sealed.blob,
                 source_key_id: opened.arn,
                 key_id: sealed.arn,
-                source_encryption_algorithm: SYMMETRIC_DEFAULT.to_owned(),
-                destination_encryption_algorithm: SYMMETRIC_DEFAULT.to_owned(),
+                source_encryption_algorithm: source.to_string(),
+                destination_encryption_algorithm: destination.to_string(),
                 source_key_material_id: opened.fingerprint,
                 destination_key_material_id: sealed.fingerprint,
             })
@@ -252,20 +259,47 @@ impl Service {
         })
     }
 
-    fn seal(
+    pub(super) fn seal(
         &self,
         call: &Call<'_>,
         key: &str,
         context: &EncryptionContext,
         plaintext: &[u8],
     ) -> Result<Sealed, KmsError> {
+        self.make_aws_managed(key)?;
         let reencrypts = call.operation == Operation::ReEncrypt;
         let book = self.book.read();
         let entry = book.resolve(key, Spelling::Any, self.realm())?;
         self.admit_as(call, entry, if reencrypts { "ReEncryptTo" } else { call.operation.name() })?;
+        self.seal_with(call, entry, context, plaintext)
+    }
+
+    /// As [`Service::seal`], with a key that `call` was admitted to a while ago.
+    pub(super) fn seal_under(
+        &self,
+        call: &Call<'_>,
+        key: &KeyId,
+        context: &EncryptionContext,
+        plaintext: &[u8],
+    ) -> Result<Sealed, KmsError> {
+        let book = self.book.read();
+        let entry = book.by_id(key, self.realm())?;
+        state::check(call.operation, &entry.arn, entry.state_at(self.clock.now()))?;
+        self.seal_with(call, entry, context, plaintext)
+    }
+
+    fn seal_with(
+        &self,
+        call: &Call<'_>,
+        entry: &Entry,
+        context: &EncryptionContext,
+        plaintext: &[u8],
+    ) -> Result<Sealed, KmsError> {
+        check_symmetric(entry, call)?;
         let head = entry.head(self.store.id());
-        let material = entry.version(head.version).ok_or_else(|| no_material(entry))?;
+        let material = entry.version(head.version).ok_or_else(|| entry.no_material())?;
         call.uses(head.version);
+        self.count_wrap(entry, head.version);
         Ok(Sealed {
             blob: head.seal(material, context, plaintext)?,
             arn: entry.arn.clone(),
@@ -274,7 +308,7 @@ impl Service {
         })
     }
 
-    fn open_bytes(
+    pub(super) fn open_bytes(
         &self,
         call: &Call<'_>,
         blob: &[u8],
@@ -302,6 +336,7 @@ impl Service {
         let book = self.book.read();
         let entry = self.maker(&book, &parsed, expected)?;
         self.admit_as(call, entry, if reencrypts { "ReEncryptFrom" } else { call.operation.name() })?;
+        check_symmetric(entry, call)?;
         let material = entry.version(version).ok_or_else(unauthentic)?;
         call.uses(version);
         Ok(Opened {
@@ -358,13 +393,6 @@ fn random(count: u32) -> Result<SecretBytes, KmsError> {
     Ok(SecretBytes::new(std::mem::take(&mut *bytes)))
 }
 
-fn check_algorithm(algorithm: Option<&str>) -> Result<(), KmsError> {
-    match algorithm {
-        None | Some(SYMMETRIC_DEFAULT) => Ok(()),
-        Some(_) => Err(KmsError::validation("EncryptionAlgorithm must be SYMMETRIC_DEFAULT")),
-    }
-}
-
 pub(super) fn check_dry_run(dry_run: bool) -> Result<(), KmsError> {
     if dry_run {
         let message = "The request would have succeeded, but the DryRun option is set.";
@@ -381,6 +409,12 @@ fn unauthentic() -> KmsError {
     invalid_ciphertext("the ciphertext or the encryption context is not the one that was made")
 }
 
-fn no_material(entry: &Entry) -> KmsError {
-    KmsError::new(ErrorKind::Internal, format!("{} has no material", entry.arn))
+/// Refuses keys that do not make blobs.
+fn check_symmetric(entry: &Entry, call: &Call<'_>) -> Result<(), KmsError> {
+    entry.check_usage(KeyUsage::EncryptDecrypt, call.operation.name())?;
+    if entry.record.spec == KeySpec::SymmetricDefault {
+        return Ok(());
+    }
+    let message = format!("Algorithm SYMMETRIC_DEFAULT is incompatible with key spec {}.", entry.record.spec);
+    Err(KmsError::new(ErrorKind::InvalidKeyUsage, message))
 }

@@ -4,12 +4,15 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use crate::kms::api::{
-    AliasRequest, CreateGrantRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest, EncryptRequest,
-    GenerateDataKeyRequest, GenerateRandomRequest, GetKeyPolicyRequest, KeyRequest, ListAliasesRequest,
-    ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest,
+    AliasRequest, CreateGrantRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest,
+    DeleteImportedKeyMaterialRequest, EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyPairRequest,
+    GenerateDataKeyRequest, GenerateMacRequest, GenerateRandomRequest, GetKeyPolicyRequest,
+    GetParametersForImportRequest, GetPublicKeyRequest, ImportKeyMaterialRequest, KeyRequest,
+    ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest,
     ListResourceTagsRequest, ListRetirableGrantsRequest, PutKeyPolicyRequest, ReEncryptRequest,
-    RetireGrantRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, SimulateKeyPolicyRequest,
-    TagResourceRequest, UntagResourceRequest,
+    RetireGrantRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, SignRequest,
+    SimulateKeyPolicyRequest, TagResourceRequest, UntagResourceRequest, UpdateKeyDescriptionRequest,
+    VerifyMacRequest, VerifyRequest,
 };
 use crate::kms::context::EncryptionContext;
 
@@ -103,6 +106,20 @@ facts! {
         grant_tokens -> &[String] = grant_tokens
     };
     ScheduleKeyDeletionRequest;
+    DeleteImportedKeyMaterialRequest;
+    EnableKeyRotationRequest;
+    GenerateDataKeyPairRequest {
+        encryption_context -> Option<&EncryptionContext> = encryption_context,
+        grant_tokens -> &[String] = grant_tokens
+    };
+    GenerateMacRequest { grant_tokens -> &[String] = grant_tokens };
+    GetParametersForImportRequest;
+    GetPublicKeyRequest { grant_tokens -> &[String] = grant_tokens };
+    ImportKeyMaterialRequest;
+    SignRequest { grant_tokens -> &[String] = grant_tokens };
+    UpdateKeyDescriptionRequest;
+    VerifyMacRequest { grant_tokens -> &[String] = grant_tokens };
+    VerifyRequest { grant_tokens -> &[String] = grant_tokens };
     CreateGrantRequest { grant_tokens -> &[String] = grant_tokens };
     GetKeyPolicyRequest;
     ListGrantsRequest;

@@ -7,24 +7,23 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::book::{Entry, Spelling};
-use super::{Caller, Service};
+use super::held::Held;
+use super::{Caller, Service, creation};
 use crate::kms::api::{
-    AWS_KMS, CreateKeyRequest, ENCRYPT_DECRYPT, KeyListEntry, KeyMetadata, KeyRequest,
-    ListKeyRotationsRequest, ListKeyRotationsResponse, ListKeysRequest, ListKeysResponse,
-    RotateKeyOnDemandResponse, RotationEntry, SYMMETRIC_DEFAULT,
+    CreateKeyRequest, KeyListEntry, KeyMetadata, KeyRequest, ListKeyRotationsRequest,
+    ListKeyRotationsResponse, ListKeysRequest, ListKeysResponse, RotationEntry,
 };
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::KeyId;
-use crate::kms::spec::{KeySpec, KeyUsage, Origin};
+use crate::kms::spec::Origin;
 use crate::kms::state::{KeyManager, KeyState, Operation};
 use crate::kms::store::{Change, KeyRecord, Material, Record, VersionCause, VersionRecord};
-use crate::secret::Key;
 
-const MAX_DESCRIPTION: usize = 8192;
-const MAX_ON_DEMAND_ROTATIONS: usize = 25;
+pub(super) const MAX_DESCRIPTION: usize = 8192;
 
 impl Service {
-    /// CreateKey. The key is durable and Enabled when this returns.
+    /// CreateKey. The key is durable when this returns, and Enabled unless its material is to be
+    /// imported. Takes up to seconds for RSA.
     ///
     /// # Errors
     /// Validation, UnsupportedOperation, AccessDenied, Internal.
@@ -33,18 +32,21 @@ impl Service {
             self.admit_general(call)?;
             check_creation(request)?;
             let id = KeyId::random()?;
-            let material = Material::Key(Key::random()?);
+            let kind = creation::kind(request)?;
+            let imports = kind.origin == Origin::External;
+            let material = if imports { None } else { Some(creation::generate(kind.spec)?) };
+            let first = material.as_ref().map(|made| version(made, &id, call.now, VersionCause::Creation));
             let record = KeyRecord {
                 id,
                 manager: request.manager,
-                state: KeyState::Enabled,
-                spec: KeySpec::SymmetricDefault,
-                usage: KeyUsage::EncryptDecrypt,
-                origin: Origin::AwsKms,
+                state: if imports { KeyState::PendingImport } else { KeyState::Enabled },
+                spec: kind.spec,
+                usage: kind.usage,
+                origin: kind.origin,
                 description: request.description.clone(),
                 created: call.now,
                 deletion: None,
-                versions: vec![version(&material, &id, call.now, VersionCause::Creation)],
+                versions: first.into_iter().collect(),
                 rotation: None,
                 policy: None,
                 tags: BTreeMap::new(),
@@ -52,11 +54,17 @@ impl Service {
             };
             let record = self.govern(call, request, record)?;
             let _writing = self.writes.lock();
-            self.store.commit(&[
-                Change::PutMaterial { key: &id, version: 1, material: &material },
-                Change::Put(&Record::KeyV2(record.clone())),
-            ])?;
-            let entry = Arc::new(Entry::new(record, vec![Some(Arc::new(material))], self.realm()));
+            let stored = Record::KeyV2(record.clone());
+            let mut changes = vec![Change::Put(&stored)];
+            changes.extend(material.iter().map(|material| Change::PutMaterial {
+                key: &id,
+                version: 1,
+                material,
+            }));
+            self.store.commit(&changes)?;
+            let held = material.into_iter().map(|material| Some(Arc::new(Held::new(material, 0))));
+            let entry = Arc::new(Entry::new(record, held.collect(), self.realm()));
+            call.comes_to(&entry);
             self.book.write().keys.insert(id, Arc::clone(&entry));
             Ok(entry.metadata(self.realm()))
         })
@@ -100,41 +108,6 @@ impl Service {
         })
     }
 
-    /// RotateKeyOnDemand: new material wraps from now on, all earlier material still unwraps.
-    ///
-    /// # Errors
-    /// NotFound, Disabled, InvalidState, UnsupportedOperation, LimitExceeded after 25,
-    /// AccessDenied, Internal.
-    pub fn rotate_key_on_demand(
-        &self,
-        caller: &Caller,
-        request: &KeyRequest,
-    ) -> Result<RotateKeyOnDemandResponse, KmsError> {
-        self.run(caller, Operation::RotateKeyOnDemand, request, |call| {
-            let _writing = self.writes.lock();
-            let old = self.book.read().resolve(&request.key_id, Spelling::IdOrArn, self.realm())?.clone();
-            self.admit(call, &old)?;
-            let made = old.record.versions.iter().filter(|v| v.cause == VersionCause::OnDemand).count();
-            if made >= MAX_ON_DEMAND_ROTATIONS {
-                let message = format!("{} has been rotated on demand 25 times, which is the limit", old.arn);
-                return Err(KmsError::new(ErrorKind::LimitExceeded, message));
-            }
-            let key = Material::Key(Key::random()?);
-            let mut record = old.record.clone();
-            record.versions.push(version(&key, &record.id, call.now, VersionCause::OnDemand));
-            let number = old.newest() + 1;
-            self.store.commit(&[
-                Change::PutMaterial { key: &record.id, version: number, material: &key },
-                Change::Put(&Record::KeyV2(record.clone())),
-            ])?;
-            let mut material = old.material.clone();
-            material.push(Some(Arc::new(key)));
-            let entry = Arc::new(Entry::new(record, material, self.realm()));
-            self.book.write().keys.insert(old.record.id, entry);
-            Ok(RotateKeyOnDemandResponse { key_id: old.arn.clone(), current_key_material_version: number })
-        })
-    }
-
     /// ListKeyRotations, oldest first.
     ///
     /// # Errors
@@ -171,19 +144,8 @@ impl Service {
 
 fn check_creation(request: &CreateKeyRequest) -> Result<(), KmsError> {
     let unsupported = |what: &str| Err(KmsError::new(ErrorKind::UnsupportedOperation, what));
-    let is = |value: &Option<String>, only: &str| value.as_deref().is_none_or(|value| value == only);
     if request.description.chars().count() > MAX_DESCRIPTION {
         return Err(KmsError::validation("Description must be at most 8192 characters long"));
-    }
-    if !is(&request.key_usage, ENCRYPT_DECRYPT) {
-        return unsupported("KeyUsage must be ENCRYPT_DECRYPT");
-    }
-    if !is(&request.key_spec, SYMMETRIC_DEFAULT) || !is(&request.customer_master_key_spec, SYMMETRIC_DEFAULT)
-    {
-        return unsupported("KeySpec must be SYMMETRIC_DEFAULT");
-    }
-    if !is(&request.origin, AWS_KMS) {
-        return unsupported("Origin must be AWS_KMS");
     }
     if request.multi_region == Some(true) {
         return unsupported("MultiRegion keys are not supported");
@@ -194,7 +156,12 @@ fn check_creation(request: &CreateKeyRequest) -> Result<(), KmsError> {
     Ok(())
 }
 
-fn version(material: &Material, id: &KeyId, created: Timestamp, cause: VersionCause) -> VersionRecord {
+pub(super) fn version(
+    material: &Material,
+    id: &KeyId,
+    created: Timestamp,
+    cause: VersionCause,
+) -> VersionRecord {
     VersionRecord {
         fingerprint: material.fingerprint(id),
         created,

@@ -2,19 +2,29 @@
 
 mod access_keys;
 mod aliases;
+mod audit;
 mod book;
+mod creation;
 mod crypt;
 mod directory;
 pub(super) mod facts;
 mod grant_book;
 mod grants;
+mod held;
+mod import;
 mod keys;
+mod mac;
+mod oaep;
+mod pairs;
 mod permit;
 mod policies;
+mod rotation;
+mod signing;
 mod simulate;
 mod tags;
 mod transition;
 mod upkeep;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -24,13 +34,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 
 use super::api::StatusResponse;
+use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, Setup};
 use super::error::KmsError;
 use super::id::{KeyId, Realm, StoreId};
 use super::policy::{self, Identity, Policy};
@@ -121,13 +132,27 @@ pub struct Service {
     /// Of keys that were given no other.
     default_policy: Policy,
     watchers: Arc<Watchers>,
-    /// Milliseconds since 1970 of the next deletion; `i64::MAX` when there is none.
-    next_deletion: AtomicI64,
+    /// Milliseconds since 1970 of what the clock does to a key next; see [`Book::next_due`].
+    next_due: AtomicI64,
+    /// Whether the store's file was looked at before the first write that nobody asked for.
+    checked: AtomicBool,
+    /// Milliseconds since 1970 when counts and last uses are to be written next.
+    next_flush: AtomicI64,
+    audit: AuditLog,
 }
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Service").field("store", self.store.id()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.write_final_usage();
+        }
+        self.close_audit();
     }
 }
 
@@ -137,6 +162,8 @@ pub(super) struct Call<'a> {
     /// Who that is to policies, or why nobody knows.
     identity: Result<Arc<Identity>, KmsError>,
     operation: Operation,
+    /// Of its event in the audit log.
+    id: EventId,
     now: Timestamp,
     facts: &'a dyn Facts,
     /// The key that ReEncrypt moves a ciphertext to, before that key is come to.
@@ -295,12 +322,18 @@ impl Service {
         }
     }
 
-    /// Destroys the keys whose deletion is due. Operations other than cryptographic ones do it
-    /// by themselves; an owner that may be idle for long calls it now and then.
+    /// Does what the clock asks for: destroys keys, deletes imported material and rotates keys when
+    /// that is due, and writes down how keys were used. Operations other than cryptographic ones do
+    /// it by themselves; an owner that may be idle for long calls it now and then.
     pub fn tick(&self) {
         let now = self.clock.now();
-        if now.as_millisecond() >= self.next_deletion.load(Ordering::Acquire) {
+        if now.as_millisecond() >= self.next_due.load(Ordering::Acquire) {
             self.destroy_due(now);
+            self.expire_due(now);
+            self.rotate_due(now);
+        }
+        if now.as_millisecond() >= self.next_flush.load(Ordering::Acquire) {
+            self.write_usage(now);
         }
     }
 
@@ -315,18 +348,25 @@ impl Service {
         if !operation.is_cryptographic() {
             self.tick();
         }
+        let place = self.audit_place()?;
         let now = self.clock.now();
         let call = Call {
             caller,
             identity: self.directory.identity(caller, now),
             operation,
+            id: self.audit.setup().ids.next(),
             now,
             facts,
             destination: Cell::new(None),
             keys: RefCell::default(),
         };
+        let carried = self.carried(&call);
         let result = body(&call);
+        if result.is_ok() && operation.is_cryptographic() {
+            call.note_uses();
+        }
         self.record(&call, result.as_ref().err());
+        self.log_call(&call, place, carried, result.as_ref().err())?;
         result
     }
 
@@ -339,7 +379,7 @@ impl Service {
     fn admit_as(&self, call: &Call<'_>, entry: &Arc<Entry>, action: &str) -> Result<(), KmsError> {
         call.comes_to(entry);
         self.permit(call, Some(entry), action)?;
-        state::check(call.operation, &entry.arn, entry.record.state)
+        state::check(call.operation, &entry.arn, entry.state_at(call.now))
     }
 
     /// Whether `call`, which is not about one key, may be made.
@@ -347,7 +387,7 @@ impl Service {
         self.permit(call, None, call.operation.name())
     }
 
-    /// Audit of a finished call, refused ones too.
+    /// A finished call in the log for people, refused ones too.
     fn record(&self, call: &Call<'_>, error: Option<&KmsError>) {
         let (caller, operation) = (call.caller, call.operation);
         let keys = call.keys.borrow();
@@ -367,11 +407,23 @@ impl Service {
         let default_policy = policy::default_policy(account);
         let default_policy = Policy::parse(&default_policy)
             .map_err(|_| StoreError::Invalid("the store's account cannot stand in a policy"))?;
+        let setup = Setup {
+            disk: Arc::clone(store.disk()),
+            dir: store.dir().join(DIRECTORY),
+            owner: Owner { store: *store.id(), realm: store.realm().clone() },
+            key: store.audit_key(),
+            limits: Limits::default(),
+            ids: Arc::new(EventIds::random()?),
+        };
+        let audit = AuditLog::start(setup, store.audit_anchor(), Mode::Required, Arc::clone(&clock));
         let service = Self {
+            audit: audit.map_err(StoreError::io("start the audit log"))?,
             directory: Directory::new(account, owners(store.dir())),
             default_policy,
             rights: RwLock::new(rights),
-            next_deletion: AtomicI64::new(book.next_deletion()),
+            next_due: AtomicI64::new(book.next_due()),
+            checked: AtomicBool::new(false),
+            next_flush: AtomicI64::new(i64::MIN),
             store,
             clock,
             drain_budget: DRAIN_BUDGET,
@@ -380,6 +432,7 @@ impl Service {
             book: RwLock::new(book),
             watchers: Arc::default(),
         };
+        service.log_what_was_left();
         service.tick();
         Ok(Arc::new(service))
     }

@@ -248,7 +248,7 @@ impl Asked<'_> {
             _ => "",
         };
         if self.action.has_context() {
-            self.give(name, Some(Value::Text(crate::kms::api::SYMMETRIC_DEFAULT)), found);
+            self.give(name, Some(Value::Text(crate::kms::KeySpec::SymmetricDefault.name())), found);
         }
     }
 

@@ -14,11 +14,12 @@ use parking_lot::{Condvar, Mutex};
 
 use super::book::{Entry, Spelling};
 use super::facts::Facts;
+use super::held::Held;
 use super::{CUT_BUDGET, Call, Caller, Service};
 use crate::kms::api::{KeyRequest, ScheduleKeyDeletionRequest, StateResponse};
-use crate::kms::error::{ErrorKind, KmsError};
+use crate::kms::error::KmsError;
 use crate::kms::id::{Arn, KeyId, Resource};
-use crate::kms::state::{KeyManager, KeyState, Operation};
+use crate::kms::state::{KeyState, Operation};
 use crate::kms::store::{Change, Deletion, KeyRecord, Record, RecordName};
 use crate::kms::watch::{CutReport, KeyWatcher, merge};
 
@@ -71,7 +72,7 @@ impl Service {
         })
     }
 
-    /// CancelKeyDeletion. The key is Disabled afterwards.
+    /// CancelKeyDeletion. The key is Disabled afterwards, or waits for its material if it has none.
     ///
     /// # Errors
     /// NotFound, InvalidState, AccessDenied, Internal.
@@ -81,7 +82,8 @@ impl Service {
         request: &KeyRequest,
     ) -> Result<StateResponse, KmsError> {
         self.change_state(caller, Operation::CancelKeyDeletion, request, &request.key_id, |record, _| {
-            record.state = KeyState::Disabled;
+            let usable = record.versions.iter().any(|version| version.present);
+            record.state = if usable { KeyState::Disabled } else { KeyState::PendingImport };
             record.deletion = None;
         })
     }
@@ -99,11 +101,7 @@ impl Service {
             let _turn = self.turns.take(id);
             let old = self.entry(&id)?;
             self.admit(call, &old)?;
-            if old.record.manager != KeyManager::Customer {
-                let message =
-                    format!("{} is not a customer managed key; its state cannot be changed", old.arn);
-                return Err(KmsError::new(ErrorKind::UnsupportedOperation, message));
-            }
+            old.check_customer_managed()?;
             let mut wanted = old.record.clone();
             edit(&mut wanted, call.now);
             if wanted.state == old.record.state {
@@ -120,12 +118,25 @@ impl Service {
         old: &Entry,
         edit: &dyn Fn(&mut KeyRecord, Timestamp),
     ) -> Result<StateResponse, KmsError> {
+        let (new, reports) = self.transit(old, || {
+            // The window of a deletion counts from here, not from before the draining.
+            let now = self.clock.now().max(call.now);
+            self.publish(&old.record.id, Vec::new(), |record, _| edit(record, now))
+        })?;
+        Ok(answer(&new, reports))
+    }
+
+    /// Takes a key to the state that `publish` makes durable and visible, and the mounts with it.
+    /// The caller holds the key's turn. If it cannot be published, everything is as it was.
+    pub(super) fn transit(
+        &self,
+        old: &Entry,
+        publish: impl FnOnce() -> Result<Arc<Entry>, KmsError>,
+    ) -> Result<(Arc<Entry>, Vec<CutReport>), KmsError> {
         let id = old.record.id;
         let was_usable = old.record.state == KeyState::Enabled;
         let drained = if was_usable { self.drain(id) } else { Vec::new() };
-        // The window of a deletion counts from here, not from before the draining.
-        let now = self.clock.now().max(call.now);
-        let new = match self.publish_state(&id, |record| edit(record, now)) {
+        let new = match publish() {
             Ok(new) => new,
             Err(error) => {
                 if was_usable {
@@ -142,20 +153,28 @@ impl Service {
             merge(drained, self.cut(id, state))
         };
         tracing::info!(key = new.arn, %state, mounts = reports.len(), "key state changed");
-        Ok(answer(&new, reports))
+        Ok((new, reports))
     }
 
-    /// Makes a key's new state durable, then visible.
-    fn publish_state(&self, id: &KeyId, edit: impl FnOnce(&mut KeyRecord)) -> Result<Arc<Entry>, KmsError> {
+    /// Makes a change of a key durable, together with `changes`, and then visible.
+    pub(super) fn publish(
+        &self,
+        id: &KeyId,
+        changes: Vec<Change<'_>>,
+        edit: impl FnOnce(&mut KeyRecord, &mut Vec<Option<Arc<Held>>>),
+    ) -> Result<Arc<Entry>, KmsError> {
         let _writing = self.writes.lock();
         let old = self.entry(id)?;
-        let mut record = old.record.clone();
-        edit(&mut record);
-        self.store.commit(&[Change::Put(&Record::KeyV2(record.clone()))])?;
-        let new = Arc::new(Entry::new(record, old.material.clone(), self.realm()));
+        let (mut record, mut material) = (old.record.clone(), old.material.clone());
+        edit(&mut record, &mut material);
+        let stored = Record::KeyV2(record.clone());
+        let mut changes = changes;
+        changes.push(Change::Put(&stored));
+        self.store.commit(&changes)?;
+        let new = Arc::new(Entry::new(record, material, self.realm()));
         let mut book = self.book.write();
         book.keys.insert(*id, Arc::clone(&new));
-        self.next_deletion.store(book.next_deletion(), Ordering::Release);
+        self.next_due.store(book.next_due(), Ordering::Release);
         Ok(new)
     }
 
@@ -176,20 +195,27 @@ impl Service {
             let mut changes: Vec<_> =
                 aliases.iter().map(|alias| Change::Drop(RecordName::Alias(alias.as_str()))).collect();
             changes.extend(grants.iter().map(|id| Change::Drop(RecordName::Grant(id))));
+            let imports: Vec<_> = {
+                let book = self.book.read();
+                book.imports.values().filter(|import| import.key == id).map(|import| import.token).collect()
+            };
+            changes.extend(imports.iter().map(|token| Change::Drop(RecordName::Import(token))));
             changes.push(Change::DropKey(&entry.record));
-            if let Err(error) = self.store.commit(&changes) {
+            let destroyed = self.by_itself("DeleteKey", &entry.arn, || Ok(self.store.commit(&changes)?));
+            if let Err(error) = destroyed {
                 tracing::error!(key = entry.arn, %error, "a key that is due could not be destroyed");
                 continue;
             }
             let mut book = self.book.write();
             book.keys.remove(&id);
+            book.imports.retain(|_, import| import.key != id);
             aliases.iter().for_each(|alias| drop(book.aliases.remove(alias)));
             let mut rights = self.rights.write();
             rights.aliases.remove(&id);
             grants.iter().for_each(|grant| rights.grants.remove(&id, grant));
             tracing::info!(key = entry.arn, "key destroyed");
         }
-        self.next_deletion.store(self.book.read().next_deletion(), Ordering::Release);
+        self.next_due.store(self.book.read().next_due(), Ordering::Release);
     }
 
     /// Brings a mount that comes (back) into step: what it holds of keys that are not usable is
@@ -225,7 +251,7 @@ impl Service {
     /// Puts a key into a state that no operation leads to.
     #[cfg(test)]
     pub(super) fn force_state(&self, id: &KeyId, state: KeyState) {
-        self.publish_state(id, |record| {
+        self.publish(id, Vec::new(), |record, _| {
             record.state = state;
             let pending = state == KeyState::PendingDeletion;
             record.deletion = pending.then_some(Deletion { at: Timestamp::MAX, window_days: 30 });

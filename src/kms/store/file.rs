@@ -4,6 +4,7 @@
 //! meta      "header"    -> magic, format version, store id, region, account   plain
 //!           "next slot" -> number of the next unlock slot                     plain
 //!           "backup"    -> path of the backup that is kept up to date         sealed
+//!           "audit"     -> what the store remembers of the audit log          sealed
 //! slots     number      -> unlock slot                                        see `slot`
 //! records   place       -> sealed record: a key's state, an alias             see `record`
 //! material  place       -> sealed version of a master key, 32 bytes

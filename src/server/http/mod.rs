@@ -7,6 +7,7 @@
 //! | `pace` | cuts off who sends or takes too slowly |
 //! | `request` | one request: believed, read, carried out, answered |
 //! | `sigv4`, `replay` | whether a request is believed |
+//! | `refusals` | those that were not, in the audit log |
 //! | `workers` | threads for calls, apart for slow ones |
 //! | `answer` | the shapes of answers |
 //! | `metrics` | `/healthz` and `/metrics`, which need no signature |
@@ -19,6 +20,7 @@ mod answer;
 mod connection;
 mod metrics;
 mod pace;
+mod refusals;
 mod replay;
 mod request;
 mod sigv4;
@@ -43,6 +45,7 @@ use crate::clock::Clock;
 use crate::kms::{Caller, Service};
 use connection::Room;
 use metrics::Metrics;
+use refusals::Refusals;
 use replay::Replays;
 use workers::Workers;
 
@@ -106,6 +109,7 @@ struct Shared {
     /// What callers are, but for where they come from.
     process: Caller,
     room: Room,
+    refusals: Refusals,
     replays: Replays,
     workers: Workers,
     metrics: Metrics,
@@ -150,6 +154,7 @@ impl HttpServer {
             tls: RwLock::new(certificate.map(acceptor)),
             process: Caller::current(),
             room: Room::default(),
+            refusals: Refusals::default(),
             replays: Replays::default(),
             workers: Workers::default(),
             metrics: Metrics::default(),

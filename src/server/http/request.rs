@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::Shared;
 use super::answer::{AMZ_JSON, Body, Refusal, page, to_call};
 use super::pace::{Busy, Phase, REQUEST_TIME};
+use super::refusals::Disbelieved;
 use super::sigv4::{AuthError, AuthKind, Claim, Head, Scope};
 use crate::kms::wire::{self, TRENT};
 use crate::kms::{Caller, Operation, Remote};
@@ -119,11 +120,14 @@ async fn respond(
         Ok(claim) => claim,
         Err(error) => {
             discard(body).await;
-            return Err(disbelieved(shared, peer, error));
+            return Err(disbelieved(shared, peer, &parts.headers, None, error).await);
         }
     };
     let body = read(body).await?;
-    let proven = prove(shared, &claim, &head, &body).map_err(|error| disbelieved(shared, peer, error))?;
+    let proven = match prove(shared, &claim, &head, &body) {
+        Ok(user) => user,
+        Err(error) => return Err(disbelieved(shared, peer, &parts.headers, Some(&claim), error).await),
+    };
     busy.welcome();
     let target = target(&parts.headers)?;
     let mut parameters = parse(&body)?;
@@ -179,9 +183,27 @@ fn prove(shared: &Shared, claim: &Claim, head: &Head<'_>, body: &[u8]) -> Result
     Ok(key.user)
 }
 
-fn disbelieved(shared: &Shared, peer: &Peer, error: AuthError) -> Refusal {
+async fn disbelieved(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    headers: &HeaderMap,
+    claim: Option<&Claim>,
+    error: AuthError,
+) -> Refusal {
     tracing::debug!(address = %peer.address, %error, "a request was not believed");
     shared.metrics.rejected(error.kind);
+    if shared.refusals.may_log(shared.clock.now()) {
+        let refused = Disbelieved {
+            peer: peer.clone(),
+            operation: operation(headers).map_or("Unknown", Operation::name),
+            access_key_id: claim.map(|claim| claim.access_key_id().to_owned()),
+            agent: agent(headers),
+            error: error.clone(),
+        };
+        let logging = Arc::clone(shared);
+        // It is refused whether it could be logged or not.
+        let _ = shared.workers.run(false, move || refused.log(&logging.service)).await;
+    }
     error.into()
 }
 

@@ -3,7 +3,10 @@
 mod access;
 mod access_keys;
 mod grants;
+mod imports;
+mod kinds;
 mod revocation;
+mod rotation;
 mod states;
 mod storage;
 mod tags;

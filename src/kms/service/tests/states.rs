@@ -175,7 +175,7 @@ fn the_wire_speaks_the_shapes_of_aws() {
     assert_eq!(deletion["Mounts"], json!([]));
 
     for (target, body, kind) in [
-        ("TrentService.Sign", json!({}), ErrorKind::UnsupportedOperation),
+        ("TrentService.Encapsulate", json!({}), ErrorKind::UnsupportedOperation),
         ("DescribeKey", json!({}), ErrorKind::UnsupportedOperation),
         ("TrentService.DescribeKey", json!({}), ErrorKind::Validation),
         ("TrentService.DescribeKey", json!({"KeyId": 1}), ErrorKind::Validation),

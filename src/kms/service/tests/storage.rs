@@ -130,7 +130,7 @@ fn the_file_shows_neither_names_nor_words_nor_material() {
     let mut hidden: Vec<Vec<u8>> = vec![b"CONSPICUOUS".to_vec(), key.key_id.as_bytes().to_vec()];
     hidden.push(key.key_id.to_string().into_bytes());
     for material in &world.service().entry(&key.key_id).unwrap().material {
-        hidden.push(material.as_ref().unwrap().key().unwrap().expose()[..16].to_vec());
+        hidden.push(material.as_ref().unwrap().material().key().unwrap().expose()[..16].to_vec());
     }
     world.service = None;
     let file = fs::read(world.path().join("store.redb")).unwrap();

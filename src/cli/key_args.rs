@@ -1,0 +1,156 @@
+//! What can be typed behind `kmsfs key create`, `rotation` and `import`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::{SignedDuration, Timestamp};
+
+/// Arguments of `key create`.
+#[derive(Debug, Args)]
+pub(super) struct CreateKey {
+    /// A name for it: alias/NAME, or just NAME
+    #[arg(long)]
+    pub(super) alias: Option<String>,
+    /// What it is for
+    #[arg(long, default_value = "")]
+    pub(super) description: String,
+    /// The cryptography, such as SYMMETRIC_DEFAULT, RSA_3072, ECC_NIST_P256 or HMAC_256
+    ///
+    /// Only symmetric keys can be assigned to directories.
+    #[arg(long, default_value = "SYMMETRIC_DEFAULT")]
+    pub(super) spec: String,
+    /// ENCRYPT_DECRYPT, SIGN_VERIFY or GENERATE_VERIFY_MAC; only RSA keys leave a choice
+    #[arg(long)]
+    pub(super) usage: Option<String>,
+    /// AWS_KMS to make the key's material here, EXTERNAL to import it later
+    #[arg(long, default_value = "AWS_KMS")]
+    pub(super) origin: String,
+    /// Take the key policy from FILE, JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// A tag; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
+    pub(super) tags: Vec<(String, String)>,
+}
+
+/// What to do with a key's rotation.
+#[derive(Debug, Subcommand)]
+pub(super) enum RotationCommand {
+    /// Rotate a key by the clock, the first time a whole period from now
+    Enable {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// 90 to 2560 days; 365 unless the key has a period already
+        #[arg(long, value_name = "DAYS")]
+        period: Option<u32>,
+    },
+    /// Rotate a key no more by the clock
+    Disable {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Show whether, how often and when next a key rotates
+    Status {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// List a key's versions
+    List {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+}
+
+/// How to import key material.
+#[derive(Debug, Subcommand)]
+pub(super) enum ImportCommand {
+    /// Get what material is to be wrapped with elsewhere; valid for 24 hours
+    Parameters {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// RSAES_OAEP_SHA_1, RSAES_OAEP_SHA_256, RSA_AES_KEY_WRAP_SHA_1 or RSA_AES_KEY_WRAP_SHA_256
+        #[arg(long, default_value = "RSA_AES_KEY_WRAP_SHA_256")]
+        algorithm: String,
+        /// RSA_2048, RSA_3072 or RSA_4096
+        #[arg(long, default_value = "RSA_4096")]
+        wrapping_spec: String,
+        /// Write the public key to FILE, in DER
+        #[arg(long, value_name = "FILE")]
+        public_key: PathBuf,
+        /// Write the import token to FILE
+        #[arg(long, value_name = "FILE")]
+        token: PathBuf,
+    },
+    /// Import material that was wrapped elsewhere
+    Material {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// The import token
+        #[arg(long, value_name = "FILE")]
+        token: PathBuf,
+        /// The wrapped material
+        #[arg(long, value_name = "FILE")]
+        encrypted: PathBuf,
+        #[command(flatten)]
+        life: Life,
+    },
+    /// Import the material that a file has, unwrapped
+    ///
+    /// 32 bytes for a symmetric key, as many as the hash has for HMAC, PKCS #8 in DER for the others.
+    /// It is wrapped on its way to the key service. Remove the file afterwards: whoever has it can do
+    /// whatever the key can.
+    File {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// The material
+        file: PathBuf,
+        #[command(flatten)]
+        life: Life,
+    },
+}
+
+/// How long imported material lasts.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Life {
+    /// Delete the material at a time, such as 2030-01-31T12:00Z, or after a number of days, such as
+    /// 30d; at most 365 days from now
+    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    pub(super) expires: Option<Timestamp>,
+}
+
+/// How to write a public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum KeyFormat {
+    /// Text.
+    Pem,
+    /// Bytes.
+    Der,
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a tag is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn expiry(text: &str) -> Result<Timestamp, String> {
+    if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse::<u16>().ok()) {
+        let life = SignedDuration::from_hours(24 * i64::from(days));
+        return Timestamp::now().checked_add(life).map_err(|error| error.to_string());
+    }
+    text.parse().map_err(|_| "a time is 2030-01-31T12:00Z, a number of days 30d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_days_are_understood() {
+        assert_eq!(expiry("2030-01-31T12:00Z").unwrap().to_string(), "2030-01-31T12:00:00Z");
+        let month = expiry("30d").unwrap().duration_since(Timestamp::now());
+        assert!((29..=30).contains(&month.as_hours().div_euclid(24)), "{month:?}");
+        assert!(expiry("soon").is_err());
+        assert_eq!(tag("a=b=c").unwrap(), ("a".to_owned(), "b=c".to_owned()));
+        assert!(tag("a").is_err());
+    }
+}
