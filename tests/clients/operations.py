@@ -10,6 +10,8 @@ import datetime
 import botocore
 import botocore.config
 import botocore.exceptions
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 from world import ARN, World, client, expect, no_key
 
@@ -18,6 +20,37 @@ CONTEXT = {"purpose": "test", "empty": "\u00e9"}
 
 def encrypted(w):
     return w.kms.encrypt(KeyId=w.key, Plaintext=b"hello", EncryptionContext=CONTEXT)["CiphertextBlob"]
+
+
+SIGNING = {"Message": b"m", "SigningAlgorithm": "ECDSA_SHA_256"}
+MAC = {"Message": b"m", "MacAlgorithm": "HMAC_SHA_256"}
+
+
+def sealed_material(w):
+    """Parameters that import material which was wrapped as AWS documents it."""
+    token = w.kms.get_parameters_for_import(
+        KeyId=w.external, WrappingAlgorithm="RSAES_OAEP_SHA_256", WrappingKeySpec="RSA_2048"
+    )
+    oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+    wrapped = serialization.load_der_public_key(token["PublicKey"]).encrypt(b"k" * 32, oaep)
+    return {
+        "KeyId": w.external,
+        "ImportToken": token["ImportToken"],
+        "EncryptedKeyMaterial": wrapped,
+        "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
+    }
+
+
+def is_signed(w, signature):
+    """Whether the signature is good by other arithmetic than the key service's."""
+    public = serialization.load_der_public_key(w.kms.get_public_key(KeyId=w.signing)["PublicKey"])
+    public.verify(signature, b"m", ec.ECDSA(hashes.SHA256()))
+    return True
+
+
+def is_pair(pair):
+    private = serialization.load_der_private_key(pair["PrivateKeyPlaintext"], None)
+    return private.public_key() == serialization.load_der_public_key(pair["PublicKey"])
 
 
 def grant(w):
@@ -61,6 +94,21 @@ CALLS = [
     ("decrypt", lambda w: {"CiphertextBlob": encrypted(w), "EncryptionContext": CONTEXT, "GrantTokens": [w.token()]}, lambda w, a: a["Plaintext"] == b"hello"),
     ("revoke_grant", lambda w: {"KeyId": w.key, "GrantId": w.grant}, lambda w, a: True),
     ("retire_grant", lambda w: {"GrantToken": w.token()}, lambda w, a: True),
+    ("sign", lambda w: {"KeyId": w.signing, **SIGNING}, lambda w, a: w.remember("signature", a["Signature"]) and is_signed(w, a["Signature"])),
+    ("verify", lambda w: {"KeyId": w.signing, **SIGNING, "Signature": w.signature}, lambda w, a: a["SignatureValid"]),
+    ("get_public_key", lambda w: {"KeyId": w.signing}, lambda w, a: a["KeySpec"] == "ECC_NIST_P256" and a["SigningAlgorithms"] == ["ECDSA_SHA_256"]),
+    ("generate_mac", lambda w: {"KeyId": w.authenticating, **MAC}, lambda w, a: w.remember("mac", a["Mac"]) and len(a["Mac"]) == 32),
+    ("verify_mac", lambda w: {"KeyId": w.authenticating, **MAC, "Mac": w.mac}, lambda w, a: a["MacValid"]),
+    ("generate_data_key_pair", lambda w: {"KeyId": w.key, "KeyPairSpec": "ECC_NIST_P256"}, lambda w, a: is_pair(a)),
+    ("generate_data_key_pair_without_plaintext", lambda w: {"KeyId": w.key, "KeyPairSpec": "ECC_NIST_P256"}, lambda w, a: "PrivateKeyPlaintext" not in a),
+    ("enable_key_rotation", lambda w: {"KeyId": w.other, "RotationPeriodInDays": 90}, lambda w, a: True),
+    ("get_key_rotation_status", lambda w: {"KeyId": w.other}, lambda w, a: a["KeyRotationEnabled"] and a["RotationPeriodInDays"] == 90 and a["NextRotationDate"] > now()),
+    ("disable_key_rotation", lambda w: {"KeyId": w.other}, lambda w, a: not w.kms.get_key_rotation_status(KeyId=w.other)["KeyRotationEnabled"]),
+    ("get_key_last_usage", lambda w: {"KeyId": w.key}, lambda w, a: is_recent(a["KeyCreationDate"])),
+    ("update_key_description", lambda w: {"KeyId": w.key, "Description": "new"}, lambda w, a: w.kms.describe_key(KeyId=w.key)["KeyMetadata"]["Description"] == "new"),
+    ("get_parameters_for_import", lambda w: {"KeyId": w.external, "WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"}, lambda w, a: a["ParametersValidTo"] > now()),
+    ("import_key_material", lambda w: sealed_material(w), lambda w, a: w.state(w.external) == "Enabled"),
+    ("delete_imported_key_material", lambda w: {"KeyId": w.external}, lambda w, a: w.state(w.external) == "PendingImport"),
     ("disable_key", lambda w: {"KeyId": w.other}, lambda w, a: w.state(w.other) == "Disabled"),
     ("enable_key", lambda w: {"KeyId": w.other}, lambda w, a: w.state(w.other) == "Enabled"),
     ("schedule_key_deletion", lambda w: {"KeyId": w.other, "PendingWindowInDays": 7}, lambda w, a: a["KeyState"] == "PendingDeletion" and a["DeletionDate"] > now()),
@@ -89,6 +137,11 @@ REFUSALS = [
     ("put_key_policy", lambda w: {"KeyId": w.key, "Policy": "{}"}, "MalformedPolicyDocumentException"),
     ("create_grant", lambda w: {**grant(w), "KeyId": w.disabled}, "DisabledException"),
     ("revoke_grant", lambda w: {"KeyId": w.key, "GrantId": "0" * 64}, "NotFoundException"),
+    ("verify", lambda w: {"KeyId": w.signing, **SIGNING, "Signature": b"damaged"}, "KMSInvalidSignatureException"),
+    ("verify_mac", lambda w: {"KeyId": w.authenticating, **MAC, "Mac": b"damaged"}, "KMSInvalidMacException"),
+    ("encrypt", lambda w: {"KeyId": w.signing, "Plaintext": b"x"}, "InvalidKeyUsageException"),
+    ("encrypt", lambda w: {"KeyId": w.external, "Plaintext": b"x"}, "KMSInvalidStateException"),
+    ("import_key_material", lambda w: {**sealed_material(w), "ImportToken": b"damaged"}, "InvalidImportTokenException"),
     ("list_keys", lambda w: {"Marker": "not a marker"}, "InvalidMarkerException"),
 ]
 
@@ -126,7 +179,11 @@ MODELLED = {
     "InvalidCiphertextException",
     "IncorrectKeyException",
     "DryRunOperationException",
+    "InvalidImportTokenException",
+    "InvalidKeyUsageException",
     "InvalidMarkerException",
+    "KMSInvalidMacException",
+    "KMSInvalidSignatureException",
     "MalformedPolicyDocumentException",
     "TagException",
 }

@@ -37,8 +37,12 @@ class World:
         self.pending, _ = self.new()
         self.kms.schedule_key_deletion(KeyId=self.pending)
 
-    def new(self):
-        made = self.kms.create_key(Description="of a test")["KeyMetadata"]
+        self.signing, _ = self.new(KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY")
+        self.authenticating, _ = self.new(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")
+        self.external, _ = self.new(Origin="EXTERNAL")
+
+    def new(self, **parameters):
+        made = self.kms.create_key(Description="of a test", **parameters)["KeyMetadata"]
         return made["KeyId"], made["Arn"]
 
     def state(self, key):
@@ -55,7 +59,7 @@ class World:
     def token(self):
         """The token of a grant."""
         made = self.kms.create_grant(
-            KeyId=self.key, Name="by token", GranteePrincipal=self.user("grantee"), Operations=["Decrypt"]
+            KeyId=self.key, Name="by-token", GranteePrincipal=self.user("grantee"), Operations=["Decrypt"]
         )
         return made["GrantToken"]
 
