@@ -82,6 +82,26 @@ fn nothing_unsigned_is_answered_but_the_pages() {
 }
 
 #[test]
+fn what_is_not_believed_is_in_the_audit_log() {
+    let world = World::new();
+    let mut client = world.connect();
+    let body = b"{}".as_slice();
+    client.send(&Signer::unsigned("Decrypt", body));
+    client.send(&Signer { secret: "x".repeat(40), ..world.signer.clone() }.request("ListKeys", body));
+    client.call(&world.signer, "ListAliases", &json!({}));
+    let log = world.audit_log();
+    for (operation, said) in [
+        ("Decrypt", "MissingAuthenticationTokenException"),
+        ("ListKeys", "InvalidSignatureException"),
+        ("ListAliases", "127.0.0.1"),
+    ] {
+        let line = log.lines().find(|line| line.contains(&format!("\"eventName\":\"{operation}\"")));
+        assert!(line.is_some_and(|line| line.contains(said)), "{operation}: {log}");
+    }
+    assert!(!log.contains(&world.signer.secret));
+}
+
+#[test]
 fn users_may_do_what_policies_say() {
     let world = World::new();
     let mut client = world.connect();

@@ -14,6 +14,7 @@ use super::super::sigv4::{Claim, Head};
 use super::super::{HttpServer, Listeners};
 use crate::clock::{Clock, ManualClock};
 use crate::kms::api::{CreateAccessKeyRequest, UpdateAccessKeyRequest};
+use crate::kms::audit;
 use crate::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
 use crate::secret::Passphrase;
 
@@ -24,7 +25,7 @@ pub(super) struct World {
     server: Option<HttpServer>,
     calls: SocketAddr,
     pages: Option<SocketAddr>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -49,7 +50,7 @@ impl World {
         let listeners = Listeners { calls: vec![calls], pages: pages.into_iter().collect() };
         let server = HttpServer::start(Arc::clone(&service), clock.clone(), listeners, None).unwrap();
         let signer = signer(&service, &clock, "root");
-        Self { service, clock, signer, server: Some(server), calls: calls_at, pages: pages_at, _dir: dir }
+        Self { service, clock, signer, server: Some(server), calls: calls_at, pages: pages_at, dir }
     }
 
     pub(super) fn stream(&self) -> TcpStream {
@@ -73,6 +74,14 @@ impl World {
         let request =
             UpdateAccessKeyRequest { access_key_id: self.signer.id.clone(), status: status.to_owned() };
         self.service.update_access_key(&Caller::current(), &request).unwrap();
+    }
+
+    /// All lines of the audit log so far.
+    pub(super) fn audit_log(&self) -> String {
+        self.service.flush_audit().unwrap();
+        let segments = std::fs::read_dir(self.dir.path().join(audit::DIRECTORY)).unwrap();
+        let texts = segments.filter_map(|entry| std::fs::read(entry.unwrap().path()).ok());
+        texts.map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
     }
 
     pub(super) fn end(&mut self) {
