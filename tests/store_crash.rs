@@ -15,14 +15,14 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use kmsfs::clock::{Clock, ManualClock};
 use kmsfs::kms::api::{
-    AliasRequest, CreateGrantRequest, CreateKeyRequest, DeleteAliasRequest, KeyRequest, ListGrantsRequest,
-    PutKeyPolicyRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest,
-    UntagResourceRequest,
+    AliasRequest, CreateAccessKeyRequest, CreateGrantRequest, CreateKeyRequest, DeleteAccessKeyRequest,
+    DeleteAliasRequest, KeyRequest, ListGrantsRequest, PutKeyPolicyRequest, RevokeGrantRequest,
+    ScheduleKeyDeletionRequest, Tag, TagResourceRequest, UntagResourceRequest, UpdateAccessKeyRequest,
 };
 use kmsfs::kms::policy::default_policy;
 use kmsfs::kms::store_api::{BackUpStoreRequest, CheckStoreRequest, KeepBackupRequest};
 use kmsfs::kms::{
-    Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, Service, StoreError, restore,
+    Caller, Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, Service, StoreError, restore,
 };
 use memory_disk::history::{History, Random, Survives};
 use memory_disk::place::{Place, View, secret, view};
@@ -52,6 +52,12 @@ fn whatever_a_crash_leaves_the_store_opens_with_all_that_was_acknowledged() {
         looked_at += run.look_at_all(states / workloads);
     }
     eprintln!("{looked_at} states");
+}
+
+/// Id of some access key, or of none when there are none.
+fn access_key(random: &mut Random, service: &Service, caller: &Caller) -> String {
+    let keys = service.list_access_keys(caller).unwrap().access_keys;
+    keys.get(random.below(keys.len())).map(|key| key.access_key_id.clone()).unwrap_or_default()
 }
 
 /// A moment at which an operation was acknowledged.
@@ -132,7 +138,7 @@ impl Run {
         let request = KeyRequest { key_id: name() };
         let alias = format!("alias/a{}", random.below(4));
         let to_alias = AliasRequest { alias_name: alias.clone(), target_key_id: name() };
-        match random.below(27) {
+        match random.below(30) {
             0..4 => {
                 let internal = random.chance(1, 3);
                 let manager = if internal { KeyManager::Internal } else { KeyManager::Customer };
@@ -221,6 +227,23 @@ impl Run {
                 };
                 let request = RevokeGrantRequest { key_id: name(), grant_id: grant.grant_id, dry_run: false };
                 format!("revoke: {}", service.revoke_grant(caller, &request).is_ok())
+            }
+            26 => {
+                let request = CreateAccessKeyRequest {
+                    user_name: format!("user{}", random.below(3)),
+                    ..CreateAccessKeyRequest::default()
+                };
+                format!("create an access key: {}", service.create_access_key(caller, &request).is_ok())
+            }
+            27 => {
+                let status = if random.chance(1, 2) { "Active" } else { "Inactive" }.to_owned();
+                let request =
+                    UpdateAccessKeyRequest { access_key_id: access_key(random, service, caller), status };
+                format!("update an access key: {}", service.update_access_key(caller, &request).is_ok())
+            }
+            28 => {
+                let request = DeleteAccessKeyRequest { access_key_id: access_key(random, service, caller) };
+                format!("delete an access key: {}", service.delete_access_key(caller, &request).is_ok())
             }
             _ => {
                 let request = BackUpStoreRequest { path: PathBuf::from("/elsewhere/other"), force: true };

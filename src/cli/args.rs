@@ -6,9 +6,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
+use super::access_key::AccessKeyCommand;
 use super::audit_args::{AuditCommand, AuditMode};
 use super::key_args::{CreateKey, ImportCommand, KeyFormat, RotationCommand};
 use super::key_store::DEFAULT_ALIAS;
+use super::serve::Serve;
 use super::settings::idle_timeout;
 use super::store_args::StoreCommand;
 
@@ -109,6 +111,15 @@ pub(super) enum Command {
     /// Without the key store, or a backup of it, the data is lost.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Serve the key store's keys, on this machine and to clients of AWS KMS
+    ///
+    /// Stays in the foreground and tells a service manager when it is ready. SIGTERM and SIGINT end it
+    /// once calls under way are answered; SIGHUP has it read its certificate again, and ends it if it
+    /// has none. docs/KEY-SERVICE.md says how clients are set up.
+    Serve(Serve),
+    /// Manage what users who come over the network sign their requests with
+    #[command(subcommand)]
+    AccessKey(AccessKeyCommand),
     /// Look at the log of all calls of the key store, and verify it
     #[command(subcommand)]
     Audit(AuditCommand),

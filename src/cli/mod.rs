@@ -1,6 +1,7 @@
 //! The command line.
 
 mod access_args;
+mod access_key;
 mod args;
 mod audit;
 mod audit_args;
@@ -24,6 +25,7 @@ mod policy;
 mod recovery_kit;
 mod scrub;
 mod secret;
+mod serve;
 mod settings;
 mod signals;
 mod status;
@@ -96,7 +98,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
     })?;
     // A check reports itself what the log would repeat.
     let is_quiet = matches!(arguments.command, Command::Fsck(_)) && global.verbose == 0;
-    if !matches!(arguments.command, Command::Mount(_)) && !is_quiet {
+    if !matches!(arguments.command, Command::Mount(_) | Command::Serve(_)) && !is_quiet {
         log::to_stderr(global.verbose);
     }
     let done = match arguments.command {
@@ -123,6 +125,8 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
         Command::Policy(command) => policy::run(global, &command, output),
         Command::Grant(command) => grant::run(global, &command, output),
         Command::Tag(command) => tag::run(global, &command, output),
+        Command::AccessKey(command) => access_key::run(global, &command, output),
+        Command::Serve(arguments) => serve::serve(global, &arguments, output),
         Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),

@@ -1,4 +1,5 @@
-//! The key service on a Unix socket beside its store, for the other processes of this machine.
+//! The key service on a Unix socket beside its store, for the other processes of this machine, and,
+//! in [`http`], over TCP.
 //!
 //! One thread per connection; the number of connections is bounded, and so is the time that a
 //! peer may take in the middle of a frame. The caller is the peer's user as the kernel names it.
@@ -6,6 +7,7 @@
 //! they may do; users who are not the owner have a share of the connections and no more.
 
 mod connection;
+pub mod http;
 mod mounts;
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub(crate) struct View {
     pub(crate) aliases: Vec<(String, KeyId)>,
     pub(crate) slots: Vec<u32>,
     pub(crate) backup: Option<PathBuf>,
+    /// Id, user and state of every access key.
+    pub(crate) access_keys: Vec<String>,
 }
 
 /// A store on a disk in memory. Its lock is in a directory of the real one, which also says where
@@ -104,6 +106,7 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
         service.list_keys(caller, &ListKeysRequest { limit: Some(1000), ..ListKeysRequest::default() });
     let aliases = service.list_aliases(caller, &ListAliasesRequest::default()).unwrap().aliases;
     let info = service.store_info().unwrap();
+    let access_keys = service.list_access_keys(caller).unwrap().access_keys.into_iter();
     View {
         keys: keys.iter().map(|key| (*key, describe(key))).collect(),
         listed: listed.unwrap().keys.into_iter().map(|key| key.key_id).collect(),
@@ -111,5 +114,6 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
         aliases: aliases.into_iter().map(|alias| (alias.alias_name, alias.target_key_id)).collect(),
         slots: info.slots.into_iter().map(|slot| slot.number).collect(),
         backup: info.backup,
+        access_keys: access_keys.map(|key| format!("{key:?}")).collect(),
     }
 }

@@ -1,5 +1,6 @@
 //! The service itself: what is in memory, and the choke point that every call passes.
 
+mod access_keys;
 mod aliases;
 mod audit;
 mod book;
@@ -54,6 +55,7 @@ use facts::Facts;
 use permit::Rights;
 use transition::Turns;
 
+pub use access_keys::AccessKey;
 pub use crypt::{DataKey, UnwrappedDataKey};
 
 /// How long a mount may take to write back what is dirty under a key that is being revoked.
@@ -294,14 +296,19 @@ impl Service {
         )
     }
 
-    /// The store, its keys by state, its mounts.
-    pub fn status(&self) -> StatusResponse {
+    /// The number of keys in each state, internal ones left out.
+    pub fn keys_by_state(&self) -> BTreeMap<String, u64> {
         let mut keys = BTreeMap::new();
         for entry in self.book.read().keys.values() {
             if entry.record.manager != KeyManager::Internal {
                 *keys.entry(entry.record.state.to_string()).or_default() += 1;
             }
         }
+        keys
+    }
+
+    /// The store, its keys by state, its mounts.
+    pub fn status(&self) -> StatusResponse {
         StatusResponse {
             store_id: self.store.id().to_string(),
             directory: self.store.dir().display().to_string(),
@@ -310,7 +317,7 @@ impl Service {
             pid: std::process::id(),
             unlocked: true,
             memory_locked: crate::secret::all_locked(),
-            keys,
+            keys: self.keys_by_state(),
             mounts: self.mounts(),
         }
     }

@@ -1,6 +1,7 @@
 //! The service as its callers see it.
 
 mod access;
+mod access_keys;
 mod grants;
 mod imports;
 mod kinds;
