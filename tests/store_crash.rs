@@ -15,11 +15,13 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use kmsfs::clock::{Clock, ManualClock};
 use kmsfs::kms::api::{
-    AliasRequest, CreateKeyRequest, DeleteAliasRequest, DeleteImportedKeyMaterialRequest,
+    AliasRequest, CreateGrantRequest, CreateKeyRequest, DeleteAliasRequest, DeleteImportedKeyMaterialRequest,
     EnableKeyRotationRequest, ExpirationModel, GetParametersForImportRequest, ImportKeyMaterialRequest,
-    ImportResponse, KeyRequest, ScheduleKeyDeletionRequest, UpdateKeyDescriptionRequest,
+    ImportResponse, KeyRequest, ListGrantsRequest, PutKeyPolicyRequest, RevokeGrantRequest,
+    ScheduleKeyDeletionRequest, Tag, TagResourceRequest, UntagResourceRequest, UpdateKeyDescriptionRequest,
 };
 use kmsfs::kms::material::{WrappingAlgorithm, wrap_for_import};
+use kmsfs::kms::policy::default_policy;
 use kmsfs::kms::store_api::{BackUpStoreRequest, CheckStoreRequest, KeepBackupRequest};
 use kmsfs::kms::{
     Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, KmsError, Service, StoreError, restore,
@@ -132,7 +134,7 @@ impl Run {
         let request = KeyRequest { key_id: name() };
         let alias = format!("alias/a{}", random.below(4));
         let to_alias = AliasRequest { alias_name: alias.clone(), target_key_id: name() };
-        match random.below(28) {
+        match random.below(33) {
             0..4 => {
                 let internal = random.chance(1, 3);
                 let manager = if internal { KeyManager::Internal } else { KeyManager::Customer };
@@ -188,20 +190,55 @@ impl Run {
                 format!("keep a backup: {}", path.is_some())
             }
             21 => {
+                let tags = vec![Tag { tag_key: format!("t{}", random.below(3)), tag_value: "v".to_owned() }];
+                let request = TagResourceRequest { key_id: name(), tags };
+                format!("tag: {}", service.tag_resource(caller, &request).is_ok())
+            }
+            22 => {
+                let tag_keys = vec![format!("t{}", random.below(3))];
+                let request = UntagResourceRequest { key_id: name(), tag_keys };
+                format!("untag: {}", service.untag_resource(caller, &request).is_ok())
+            }
+            23 => {
+                // Another Id each time, and the caller keeps everything.
+                let policy = default_policy("000000000000")
+                    .replace("key-default-1", &format!("policy-{}", random.below(1000)));
+                let request = PutKeyPolicyRequest { key_id: name(), policy, ..Default::default() };
+                format!("put a policy: {}", service.put_key_policy(caller, &request).is_ok())
+            }
+            24 => {
+                let request = CreateGrantRequest {
+                    key_id: name(),
+                    grantee_principal: Some("arn:aws:iam::000000000000:user/a".to_owned()),
+                    operations: vec!["Decrypt".to_owned()],
+                    ..Default::default()
+                };
+                format!("grant: {}", service.create_grant(caller, &request).is_ok())
+            }
+            25 => {
+                let request = ListGrantsRequest { key_id: name(), ..Default::default() };
+                let grants = service.list_grants(caller, &request).map(|listed| listed.grants);
+                let Some(grant) = grants.ok().and_then(|mut grants| grants.pop()) else {
+                    return "nothing to revoke".to_owned();
+                };
+                let request = RevokeGrantRequest { key_id: name(), grant_id: grant.grant_id, dry_run: false };
+                format!("revoke: {}", service.revoke_grant(caller, &request).is_ok())
+            }
+            26 => {
                 let request = EnableKeyRotationRequest { key_id: name(), rotation_period_in_days: Some(90) };
                 format!("rotate by the clock: {}", service.enable_key_rotation(caller, &request).is_ok())
             }
-            22 => format!("rotate no more: {}", service.disable_key_rotation(caller, &request).is_ok()),
-            23 => {
+            27 => format!("rotate no more: {}", service.disable_key_rotation(caller, &request).is_ok()),
+            28 => {
                 let description = "y".repeat(random.below(3000));
                 let request = UpdateKeyDescriptionRequest { key_id: name(), description };
                 format!("describe anew: {}", service.update_key_description(caller, &request).is_ok())
             }
-            24..26 => {
+            29..31 => {
                 let days = random.chance(1, 2).then_some(2);
                 format!("import: {}", self.import(service, &name(), days).is_ok())
             }
-            26 => {
+            31 => {
                 let request = DeleteImportedKeyMaterialRequest { key_id: name(), key_material_id: None };
                 let deleted = service.delete_imported_key_material(caller, &request).is_ok();
                 format!("delete imported material: {deleted}")

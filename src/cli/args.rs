@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
+use super::audit_args::{AuditCommand, AuditMode};
 use super::key_args::{CreateKey, ImportCommand, KeyFormat, RotationCommand};
 use super::key_store::DEFAULT_ALIAS;
 use super::settings::idle_timeout;
@@ -50,6 +52,12 @@ pub(super) struct Global {
     #[arg(long, global = true, value_name = "FILE", group = "secret", help_heading = UNLOCKING)]
     pub(super) recovery_key_file: Option<PathBuf>,
 
+    /// What becomes of calls when the audit log cannot be written
+    ///
+    /// For commands that have the key store open themselves, such as mount.
+    #[arg(long, global = true, value_name = "MODE", value_enum, default_value_t, env = "KMSFS_AUDIT")]
+    pub(super) audit: AuditMode,
+
     /// Print JSON
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -84,11 +92,26 @@ pub(super) enum Command {
     /// A KEY is named by its id, its ARN or alias/NAME.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Say who may do what with a key, and ask why
+    ///
+    /// A policy is a JSON document as AWS KMS has them. Without one of its own, a key is for the owner
+    /// of the key store alone. docs/ACCESS.md explains.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Give and take back permissions to use a key, one by one
+    #[command(subcommand)]
+    Grant(GrantCommand),
+    /// Put words on keys, for people and for policies
+    #[command(subcommand)]
+    Tag(TagCommand),
     /// Back up, restore and look after the key store
     ///
     /// Without the key store, or a backup of it, the data is lost.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Look at the log of all calls of the key store, and verify it
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Look at files in a mount
     #[command(subcommand)]
     File(FileCommand),
@@ -372,7 +395,8 @@ Exit codes:
   28  permission denied
   29  the backup that is kept could not be written, so nothing was changed
   30  the backup is damaged, is none, or lacks something
-  31  restoring would lose key versions";
+  31  restoring would lose key versions
+  32  something is wrong with the audit log";
 
 #[cfg(test)]
 mod tests {

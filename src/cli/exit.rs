@@ -39,6 +39,7 @@ pub(super) enum Code {
     NotBackedUp = 29,
     BadBackup = 30,
     WouldLose = 31,
+    AuditLog = 32,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.
@@ -172,7 +173,7 @@ fn code_of(reason: Reason) -> Code {
         Reason::NotBackedUp => Code::NotBackedUp,
         Reason::BadBackup => Code::BadBackup,
         Reason::WrongSecret => Code::WrongSecret,
-        Reason::Store => Code::Unexpected,
+        Reason::Audit | Reason::Store => Code::Unexpected,
     }
 }
 

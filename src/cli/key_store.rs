@@ -13,6 +13,7 @@ use super::exit::{CliError, CliResult, Code};
 use super::secret::{Purpose, secret};
 use crate::clock::SystemClock;
 use crate::kms::api::{AliasRequest, CreateKeyRequest, KeyRequest, KeyResponse};
+use crate::kms::audit::Mode;
 use crate::kms::wire::{self, KMSFS, TRENT};
 use crate::kms::{
     Caller, KeyMetadata, KmsError, Service, StoreError, StoreOptions, UnlockSecret, socket, store_exists,
@@ -44,11 +45,19 @@ impl KeyStore {
         if !store_exists(&dir) {
             return Err(no_store(&dir));
         }
-        Self::unlock(&dir, &secret(global, Purpose::Unlock)?)
+        Self::unlock(&dir, &secret(global, Purpose::Unlock)?, global.audit.into())
     }
 
     /// Opens the key store with a secret, unless another process is faster.
-    pub(super) fn unlock(dir: &Path, secret: &UnlockSecret) -> CliResult<Self> {
+    pub(super) fn unlock(dir: &Path, secret: &UnlockSecret, audit: Mode) -> CliResult<Self> {
+        let store = Self::unlock_or_reach(dir, secret)?;
+        if let Self::Own(service) = &store {
+            service.set_audit_mode(audit);
+        }
+        Ok(store)
+    }
+
+    fn unlock_or_reach(dir: &Path, secret: &UnlockSecret) -> CliResult<Self> {
         match Service::open(dir, secret, Arc::new(SystemClock)) {
             Ok(service) => Ok(Self::Own(service)),
             Err(error @ StoreError::InUse { .. }) => {
@@ -71,8 +80,9 @@ impl KeyStore {
     }
 
     /// Creates a key store and its default key.
-    pub(super) fn create(dir: &Path, secret: &UnlockSecret) -> CliResult<Self> {
+    pub(super) fn create(dir: &Path, secret: &UnlockSecret, audit: Mode) -> CliResult<Self> {
         let service = Service::create(dir, secret, &StoreOptions::default(), Arc::new(SystemClock))?;
+        service.set_audit_mode(audit);
         let store = Self::Own(service);
         store.create_key("Default key of new volumes", Some(DEFAULT_ALIAS))?;
         Ok(store)
@@ -105,6 +115,24 @@ impl KeyStore {
     pub(super) fn describe(&self, key: &str) -> CliResult<KeyMetadata> {
         let response: KeyResponse = self.call("DescribeKey", &KeyRequest { key_id: key.to_owned() })?;
         Ok(response.key_metadata)
+    }
+
+    /// The id or ARN of a key that a person named, for the operations that take no alias. A key
+    /// that is not named by an alias is not looked up: not everybody may.
+    pub(super) fn key_id(&self, key: &str) -> CliResult<String> {
+        let is_alias = key.starts_with("alias/") || key.contains(":alias/");
+        if is_alias { Ok(self.describe(key)?.key_id.to_string()) } else { Ok(key.to_owned()) }
+    }
+
+    /// The full name of a principal that a person named in connection with a key.
+    pub(super) fn principal(&self, key: &str, who: &str) -> CliResult<String> {
+        if who.starts_with("arn:") {
+            return Ok(who.to_owned());
+        }
+        let account = self.describe(key)?.account;
+        let resource =
+            if who == "root" || who.contains('/') { who.to_owned() } else { format!("user/{who}") };
+        Ok(format!("arn:aws:iam::{account}:{resource}"))
     }
 
     /// Carries out an operation of the key service.

@@ -1,11 +1,15 @@
 //! The command line.
 
+mod access_args;
 mod args;
+mod audit;
+mod audit_args;
 mod bench;
 mod dead_mount;
 mod exit;
 mod file;
 mod fsck;
+mod grant;
 mod handover;
 mod key;
 mod key_args;
@@ -16,6 +20,7 @@ mod log;
 mod mount;
 mod mount_helper;
 mod output;
+mod policy;
 mod recovery_kit;
 mod scrub;
 mod secret;
@@ -24,6 +29,7 @@ mod signals;
 mod status;
 mod store;
 mod store_args;
+mod tag;
 mod volume;
 
 use std::process::ExitCode;
@@ -114,6 +120,10 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             }
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
+        Command::Policy(command) => policy::run(global, &command, output),
+        Command::Grant(command) => grant::run(global, &command, output),
+        Command::Tag(command) => tag::run(global, &command, output),
+        Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
         Command::Status => status::status(global, output),

@@ -20,6 +20,7 @@ use super::secret::{Purpose, secret};
 use super::settings::Settings;
 use super::signals::Signalled;
 use crate::fs::{Fs, Volume, VolumeError, Watcher};
+use crate::kms::audit::Mode;
 use crate::kms::{UnlockSecret, store_exists};
 use crate::mount::{self, MountOptions, Mounted, Stops};
 use crate::provider::Provider;
@@ -50,6 +51,7 @@ struct Plan {
     /// The key store's secret; absent when another process has the store open.
     secret: Option<UnlockSecret>,
     log: Option<PathBuf>,
+    audit: Mode,
     verbose: u8,
     /// A terminal or a service manager waits for the process, and hears of its state.
     foreground: bool,
@@ -99,6 +101,7 @@ fn plan(settings: &Settings, mount: &Mount) -> CliResult<Plan> {
         secret: None,
         log: None,
         verbose: global.verbose,
+        audit: global.audit.into(),
         foreground: mount.foreground,
     })
 }
@@ -191,7 +194,7 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
     let descriptors = process::raise_descriptor_limit();
     let descriptors = descriptors.map_err(|e| unexpected("raising the limit of open files", &e))?;
     let store = match &plan.secret {
-        Some(secret) => KeyStore::unlock(&plan.store, secret)?,
+        Some(secret) => KeyStore::unlock(&plan.store, secret, plan.audit)?,
         None => KeyStore::Served(crate::provider::SocketClient::new(&plan.store)),
     };
     let provider = store.provider(&plan.store);

@@ -192,7 +192,7 @@ pub(super) fn open_with(global: &Global, secret: &UnlockSecret) -> CliResult<Key
     if super::key_store::is_served(&dir) {
         return KeyStore::open(global);
     }
-    KeyStore::unlock(&dir, secret)
+    KeyStore::unlock(&dir, secret, global.audit.into())
 }
 
 pub(super) fn add_slot(

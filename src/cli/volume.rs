@@ -60,7 +60,7 @@ fn init_in(global: &Global, init: &Init, output: &Output) -> CliResult<()> {
             ));
         }
         output.note(&format!("creating a key store in {}", store_dir.display()));
-        KeyStore::create(&store_dir, &secret(global, Purpose::Create)?)?
+        KeyStore::create(&store_dir, &secret(global, Purpose::Create)?, global.audit.into())?
     };
     let key = store.describe(&init.key)?;
     let id = Volume::create(&init.dir, &*store.provider(&store_dir), &key.arn)?;

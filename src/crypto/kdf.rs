@@ -1,6 +1,7 @@
 //! HKDF-SHA256 (RFC 5869) and the hashes that stand beside it.
 
 use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::secret::Key;
@@ -51,4 +52,39 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; DIGEST_LEN] {
         hash.update(part);
     }
     hash.finalize().into()
+}
+
+/// HMAC-SHA256 (RFC 2104) over the concatenation of `parts`.
+pub fn hmac(key: &Key, parts: &[&[u8]]) -> [u8; DIGEST_LEN] {
+    keyed(key, parts).finalize().into_bytes().into()
+}
+
+/// Whether `tag` is the [`hmac`] of `parts`; takes the same time wherever they differ.
+pub fn hmac_is(key: &Key, parts: &[&[u8]], tag: &[u8; DIGEST_LEN]) -> bool {
+    keyed(key, parts).verify_slice(tag).is_ok()
+}
+
+fn keyed(key: &Key, parts: &[&[u8]]) -> Hmac<Sha256> {
+    match <Hmac<Sha256> as KeyInit>::new_from_slice(key.expose()) {
+        Ok(mac) => parts.iter().fold(mac, |mac, part| mac.chain_update(part)),
+        Err(_) => unreachable!("HMAC takes keys of any length"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hmac_gives_the_values_of_rfc_4231() {
+        // Case 2's key is shorter than 32 bytes; padding it with zeros does not change it.
+        let mut padded = [0; 32];
+        padded[..4].copy_from_slice(b"Jefe");
+        let key = Key::take_from(&mut padded);
+        let tag = hmac(&key, &[b"what do ya want ", b"for nothing?"]);
+        let hex = data_encoding::HEXLOWER.encode(&tag);
+        assert_eq!(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+        assert!(hmac_is(&key, &[b"what do ya want for nothing?"], &tag));
+        assert!(!hmac_is(&key, &[b"what do ya want for nothing!"], &tag));
+    }
 }

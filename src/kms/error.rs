@@ -172,6 +172,8 @@ pub enum Reason {
     BadBackup,
     /// The secret opens no unlock slot.
     WrongSecret,
+    /// The call cannot be logged, so it is refused.
+    Audit,
     /// Another failure of the store, which its message explains.
     Store,
 }

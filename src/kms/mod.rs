@@ -7,6 +7,7 @@
 //! and is told when a key is revoked.
 
 pub mod api;
+pub mod audit;
 mod blob;
 mod context;
 mod encoding;

@@ -7,9 +7,12 @@
 //!          ──HKDF(store id, "records")──> record key:   seals keys' states, aliases, ...
 //!          ──HKDF(store id, "material")─> material key: seals master key versions
 //!          ──HKDF(store id, "backup")───> backup key:   seals backups as a whole
+//!          ──HKDF(store id, "audit")────> audit key:    authenticates lines of the audit log
 //! master key version ──HKDF(key id, "fingerprint")──> its public fingerprint
 //! master key version ──seals──> blobs
 //! ```
+
+use std::sync::Arc;
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use zeroize::Zeroize;
@@ -33,6 +36,7 @@ const INDEX: &[u8] = b"kmsfs kms index v1";
 const RECORDS: &[u8] = b"kmsfs kms records v1";
 const MATERIAL: &[u8] = b"kmsfs kms material v1";
 const BACKUP: &[u8] = b"kmsfs kms backup v1";
+const AUDIT: &[u8] = b"kmsfs kms audit v1";
 const NAME: &[u8] = b"kmsfs kms name v1\0";
 const FINGERPRINT: &[u8] = b"kmsfs kms fingerprint v1";
 
@@ -47,6 +51,7 @@ pub(super) struct StoreKeys {
     pub(super) records: Key,
     pub(super) material: Key,
     pub(super) backup: Key,
+    pub(super) audit: Arc<Key>,
     index: Key,
 }
 
@@ -54,7 +59,8 @@ impl StoreKeys {
     pub(super) fn derive(root: Key, store: &StoreId) -> Self {
         let kdf = Kdf::new(&root, store.as_bytes());
         let (records, material, index) = (kdf.key(&[RECORDS]), kdf.key(&[MATERIAL]), kdf.key(&[INDEX]));
-        Self { root, records, material, backup: kdf.key(&[BACKUP]), index }
+        let audit = Arc::new(kdf.key(&[AUDIT]));
+        Self { root, records, material, backup: kdf.key(&[BACKUP]), audit, index }
     }
 
     /// The place of the record `name` in its table: the same name finds it again, and nobody

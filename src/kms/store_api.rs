@@ -130,6 +130,14 @@ pub struct CheckStoreResponse {
     pub backup: Option<PathBuf>,
 }
 
+/// Parameters of Kmsfs.VerifyAudit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VerifyAuditRequest {
+    /// Absolute paths of segments, such as those of an archive; the whole log if there are none.
+    pub files: Vec<PathBuf>,
+}
+
 /// An unlock secret on its way to the process that has the store open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -181,7 +189,8 @@ impl SecretMessage {
             "Passphrase" => Ok(UnlockSecret::Passphrase(secret)),
             "KeyFile" => Ok(UnlockSecret::KeyFile(secret)),
             "RecoveryKey" => Ok(UnlockSecret::RecoveryKey(secret)),
-            other => Err(KmsError::validation(format!("{other} is no kind of unlock secret"))),
+            // What was said instead may be the secret.
+            _ => Err(KmsError::validation("Kind must be Passphrase, KeyFile or RecoveryKey")),
         }
     }
 }

@@ -10,6 +10,9 @@ use super::{FRAME_TIMEOUT, IDLE_TIMEOUT, Shared, mounts};
 use crate::kms::wire::{self, ATTACH_MOUNT, Reply, Request};
 use crate::kms::{Caller, ErrorKind, KmsError};
 
+/// What the audit log calls a request that did not come as far as naming an operation.
+const CONNECT: &str = "Connect";
+
 /// Answers calls until the peer leaves, breaks the protocol or is too slow.
 pub(super) fn serve(shared: &Shared, mut stream: UnixStream) {
     if let Err(error) = converse(shared, &mut stream) {
@@ -33,7 +36,9 @@ fn converse(shared: &Shared, stream: &mut UnixStream) -> io::Result<()> {
     loop {
         let mut request: Request = match wire::read_frame(&mut Patient::new(stream, Some(IDLE_TIMEOUT))) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return refuse(stream, KmsError::validation(format!("malformed frame: {error}")));
+                let refusal = KmsError::validation(format!("malformed frame: {error}"));
+                shared.service.log_refused_caller(&caller, CONNECT, &refusal);
+                return refuse(stream, refusal);
             }
             other => other?,
         };

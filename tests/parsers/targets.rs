@@ -263,7 +263,7 @@ pub(crate) fn policy(data: &[u8]) {
     /// Has two values of every key.
     struct Everything;
     impl Facts for Everything {
-        fn values(&self, _: &ConditionKey, found: &mut dyn FnMut(Value<'_>)) {
+        fn values(&self, _: &ConditionKey, found: &mut dyn FnMut(policy::Value<'_>)) {
             found(policy::Value::Text("pay"));
             found(policy::Value::Number(7));
         }

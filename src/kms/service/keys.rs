@@ -64,6 +64,7 @@ impl Service {
             self.store.commit(&changes)?;
             let held = material.into_iter().map(|material| Some(Arc::new(Held::new(material, 0))));
             let entry = Arc::new(Entry::new(record, held.collect(), self.realm()));
+            call.comes_to(&entry);
             self.book.write().keys.insert(id, Arc::clone(&entry));
             Ok(entry.metadata(self.realm()))
         })

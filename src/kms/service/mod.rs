@@ -1,6 +1,7 @@
 //! The service itself: what is in memory, and the choke point that every call passes.
 
 mod aliases;
+mod audit;
 mod book;
 mod creation;
 mod crypt;
@@ -39,6 +40,7 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 
 use super::api::StatusResponse;
+use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, Setup};
 use super::error::KmsError;
 use super::id::{KeyId, Realm, StoreId};
 use super::policy::{self, Identity, Policy};
@@ -134,6 +136,7 @@ pub struct Service {
     renewed: AtomicBool,
     /// Milliseconds since 1970 when counts and last uses are to be written next.
     next_flush: AtomicI64,
+    audit: AuditLog,
 }
 
 impl std::fmt::Debug for Service {
@@ -147,6 +150,7 @@ impl Drop for Service {
         if !std::thread::panicking() {
             self.write_final_usage();
         }
+        self.close_audit();
     }
 }
 
@@ -156,6 +160,8 @@ pub(super) struct Call<'a> {
     /// Who that is to policies, or why nobody knows.
     identity: Result<Arc<Identity>, KmsError>,
     operation: Operation,
+    /// Of its event in the audit log.
+    id: EventId,
     now: Timestamp,
     facts: &'a dyn Facts,
     /// The key that ReEncrypt moves a ciphertext to, before that key is come to.
@@ -335,21 +341,25 @@ impl Service {
         if !operation.is_cryptographic() {
             self.tick();
         }
+        let place = self.audit_place()?;
         let now = self.clock.now();
         let call = Call {
             caller,
             identity: self.directory.identity(caller, now),
             operation,
+            id: self.audit.setup().ids.next(),
             now,
             facts,
             destination: Cell::new(None),
             keys: RefCell::default(),
         };
+        let carried = self.carried(&call);
         let result = body(&call);
         if result.is_ok() && operation.is_cryptographic() {
             call.note_uses();
         }
         self.record(&call, result.as_ref().err());
+        self.log_call(&call, place, carried, result.as_ref().err())?;
         result
     }
 
@@ -370,7 +380,7 @@ impl Service {
         self.permit(call, None, call.operation.name())
     }
 
-    /// Audit of a finished call, refused ones too.
+    /// A finished call in the log for people, refused ones too.
     fn record(&self, call: &Call<'_>, error: Option<&KmsError>) {
         let (caller, operation) = (call.caller, call.operation);
         let keys = call.keys.borrow();
@@ -390,7 +400,17 @@ impl Service {
         let default_policy = policy::default_policy(account);
         let default_policy = Policy::parse(&default_policy)
             .map_err(|_| StoreError::Invalid("the store's account cannot stand in a policy"))?;
+        let setup = Setup {
+            disk: Arc::clone(store.disk()),
+            dir: store.dir().join(DIRECTORY),
+            owner: Owner { store: *store.id(), realm: store.realm().clone() },
+            key: store.audit_key(),
+            limits: Limits::default(),
+            ids: Arc::new(EventIds::random()?),
+        };
+        let audit = AuditLog::start(setup, store.audit_anchor(), Mode::Required, Arc::clone(&clock));
         let service = Self {
+            audit: audit.map_err(StoreError::io("start the audit log"))?,
             directory: Directory::new(account, owners(store.dir())),
             default_policy,
             rights: RwLock::new(rights),
@@ -405,6 +425,7 @@ impl Service {
             book: RwLock::new(book),
             watchers: Arc::default(),
         };
+        service.log_what_was_left();
         service.tick();
         Ok(Arc::new(service))
     }

@@ -201,7 +201,8 @@ impl Service {
             };
             changes.extend(imports.iter().map(|token| Change::Drop(RecordName::Import(token))));
             changes.push(Change::DropKey(&entry.record));
-            if let Err(error) = self.store.commit(&changes) {
+            let destroyed = self.by_itself("DeleteKey", &entry.arn, || Ok(self.store.commit(&changes)?));
+            if let Err(error) = destroyed {
                 tracing::error!(key = entry.arn, %error, "a key that is due could not be destroyed");
                 continue;
             }

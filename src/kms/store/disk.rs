@@ -43,6 +43,12 @@ pub trait Disk: Debug + Send + Sync {
     /// As open(2) and read(2); `FileTooLarge`.
     fn read(&self, path: &Path, most: u64) -> io::Result<Vec<u8>>;
 
+    /// The names in a directory, in any order.
+    ///
+    /// # Errors
+    /// As readdir(3).
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
     /// Gives a file another name, in place of a file that has it.
     ///
     /// # Errors
@@ -108,6 +114,11 @@ impl Disk for SystemDisk {
         let mut bytes = Vec::new();
         File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect()
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -114,7 +114,7 @@ impl StoreError {
     }
 
     /// For `map_err`: an I/O error while doing `what`.
-    pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(in crate::kms) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
             _ => Self::Io { what, source },

@@ -4,6 +4,7 @@
 //! meta      "header"    -> magic, format version, store id, region, account   plain
 //!           "next slot" -> number of the next unlock slot                     plain
 //!           "backup"    -> path of the backup that is kept up to date         sealed
+//!           "audit"     -> what the store remembers of the audit log          sealed
 //! slots     number      -> unlock slot                                        see `slot`
 //! records   place       -> sealed record: a key's state, an alias             see `record`
 //! material  place       -> sealed version of a master key, 32 bytes
@@ -92,9 +93,11 @@ fn read_tables(database: &Database, path: impl Fn() -> PathBuf) -> Result<Image,
 
 /// Makes all edits durable, or none; see [`super::writer`] for what a failure leaves.
 pub(super) fn apply(database: &Database, edits: &[Edit]) -> Result<(), StoreError> {
-    let transaction = begin(database)?;
-    write_edits(&transaction, edits)?;
-    transaction.commit().map_err(StoreError::database)
+    caught(|| {
+        let transaction = begin(database)?;
+        write_edits(&transaction, edits)?;
+        transaction.commit().map_err(StoreError::database)
+    })
 }
 
 /// Writes a file with the contents of `image` aside, durably. Gives it no other name.

@@ -19,6 +19,8 @@ pub(super) const MAX_SEALED: usize = NONCE_LEN + MAX_RECORD + TAG_LEN;
 pub(super) const HEADER: &str = "header";
 /// Sealed path of the backup that is kept up to date; absent when there is none.
 pub(super) const BACKUP: &str = "backup";
+/// What is remembered of the audit log, sealed; absent before there is one.
+pub(super) const AUDIT: &str = "audit";
 /// Number of the next unlock slot; absent while it is one more than the last one's.
 pub(super) const NEXT_SLOT: &str = "next slot";
 

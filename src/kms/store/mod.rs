@@ -7,6 +7,7 @@
 //! | `sealing`, `record` | what the sealed rows say |
 //! | `slot`, `recovery` | what opens the store |
 //! | `writer` | the one place that changes it |
+//! | `ledger` | what it remembers of the audit log |
 //! | `backup`, `restore` | one file with all of it, and the way back |
 //! | `disk` | the files underneath |
 
@@ -16,6 +17,7 @@ mod error;
 mod file;
 mod header;
 mod image;
+mod ledger;
 mod lock;
 mod record;
 mod recovery;
@@ -32,11 +34,13 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::Mutex;
 use redb::Database;
 
+use super::audit::{EventId, Head};
 use super::id::{Realm, StoreId};
 use super::schedule::Costs;
 use crate::secret::Key;
 use file::FILE;
-use image::{Edit, Image, NEXT_SLOT};
+use image::{AUDIT, Edit, Image, NEXT_SLOT};
+use ledger::Ledger;
 use lock::OwnerLock;
 use sealing::Sealing;
 use slot::{MAX_SLOTS, Slot};
@@ -45,6 +49,7 @@ use writer::{Importance, Writer};
 pub(super) use backup::{Over, Written};
 pub use disk::{Disk, SystemDisk};
 pub use error::StoreError;
+pub(super) use ledger::{Accompanied, Pending};
 pub(super) use record::{
     AccessKeyRecord, AliasRecord, Deletion, GrantRecord, ImportRecord, KeyRecord, LastUse, Record,
     RecordName, RotationRecord, VersionCause, VersionRecord,
@@ -75,6 +80,7 @@ pub(super) struct Store {
     dir: PathBuf,
     realm: Realm,
     sealing: Arc<Sealing>,
+    ledger: Ledger,
     /// Held during I/O; nothing else is taken inside.
     writer: Mutex<Writer>,
     /// Given up last.
@@ -159,6 +165,10 @@ impl Store {
         &self.realm
     }
 
+    pub(super) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -173,7 +183,7 @@ impl Store {
         let edits = self.sealing.edits(changes)?;
         let vital = changes.iter().any(|change| matches!(change, Change::PutMaterial { .. }));
         let importance = if vital { Importance::Vital } else { Importance::Ordinary };
-        self.writer.lock().commit(&edits, importance)
+        self.write(&mut self.writer.lock(), edits, &self.resources(changes), importance)
     }
 
     /// Lets the next commit go to a new file, made from what was acknowledged. For writes that
@@ -219,7 +229,7 @@ impl Store {
         let bytes = slot::seal(image.header(), id, secret, costs, &self.sealing.keys.root)?;
         let mut edits = vec![Edit::Slot(id, Some(bytes)), next_slot(next)];
         edits.extend(instead_of.map(|old| Edit::Slot(old, None)));
-        writer.commit(&edits, Importance::Vital)?;
+        self.write(&mut writer, edits, &[], Importance::Vital)?;
         Ok(id)
     }
 
@@ -234,7 +244,7 @@ impl Store {
             return Err(NO_SUCH_SLOT);
         }
         let next = image.next_slot().unwrap_or(u32::MAX);
-        writer.commit(&[Edit::Slot(id, None), next_slot(next)], Importance::Ordinary)
+        self.write(&mut writer, vec![Edit::Slot(id, None), next_slot(next)], &[], Importance::Ordinary)
     }
 
     /// Writes a backup of what was acknowledged.
@@ -293,6 +303,79 @@ impl Store {
         })
     }
 
+    /// Authenticates the lines of the audit log.
+    pub(super) fn audit_key(&self) -> Arc<Key> {
+        Arc::clone(&self.sealing.keys.audit)
+    }
+
+    /// How far the audit log reached, as far as the store knows.
+    pub(super) fn audit_anchor(&self) -> Head {
+        self.ledger.anchor()
+    }
+
+    /// The audit log is durable up to here. The next commit says so.
+    pub(super) fn log_reached(&self, head: Head) {
+        self.ledger.log_reached(head);
+    }
+
+    /// From now on, commits of this thread carry `event`; see [`ledger`].
+    pub(super) fn accompany(&self, id: EventId, event: Vec<u8>) -> Accompanied<'_> {
+        self.ledger.accompany(id, event)
+    }
+
+    /// Events of changes that may not be in the audit log.
+    pub(super) fn pending_events(&self) -> Vec<Pending> {
+        self.ledger.pending()
+    }
+
+    /// These events are in the audit log, durably.
+    pub(super) fn events_are_logged(&self, events: &[Pending]) {
+        self.ledger.are_logged(events);
+    }
+
+    /// Remembers that the audit log has everything and ends here.
+    pub(super) fn close_log(&self, head: Head) -> Result<(), StoreError> {
+        self.ledger.log_reached(head);
+        self.ledger.are_logged(&self.ledger.pending());
+        let mut writer = self.writer.lock();
+        let row = self.ledger.row(&[])?;
+        if self.sealing.open_meta(writer.image(), AUDIT)?.is_some_and(|kept| *kept == row) {
+            return Ok(());
+        }
+        let edit = Edit::Meta(AUDIT.to_owned(), Some(self.sealing.seal_meta(AUDIT, &row)?));
+        writer.commit(&[edit], Importance::Bookkeeping)
+    }
+
+    /// A commit, with what the store is to remember of the audit log.
+    fn write(
+        &self,
+        writer: &mut Writer,
+        mut edits: Vec<Edit>,
+        resources: &[String],
+        importance: Importance,
+    ) -> Result<(), StoreError> {
+        let row = self.ledger.row(resources)?;
+        edits.push(Edit::Meta(AUDIT.to_owned(), Some(self.sealing.seal_meta(AUDIT, &row)?)));
+        writer.commit(&edits, importance)?;
+        self.ledger.committed();
+        Ok(())
+    }
+
+    /// The ARNs of what is changed.
+    fn resources(&self, changes: &[Change<'_>]) -> Vec<String> {
+        let key = |id| self.realm.key_arn(id).to_string();
+        let named = changes.iter().filter_map(|change| match change {
+            Change::Put(Record::KeyV2(record)) => Some(key(&record.id)),
+            Change::DropKey(record) => Some(key(&record.id)),
+            Change::PutMaterial { key: id, .. } | Change::DropMaterial { key: id, .. } => Some(key(id)),
+            Change::Put(Record::AliasV1(record)) => {
+                Some(format!("arn:aws:kms:{}:{}:{}", self.realm.region, self.realm.account, record.name))
+            }
+            _ => None,
+        });
+        named.collect()
+    }
+
     fn assemble(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -303,6 +386,10 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let (_, realm) = header::decode(&dir.join(FILE), image.header())?;
         let sealing = Arc::new(sealing);
+        let ledger = match sealing.open_meta(&image, AUDIT)? {
+            Some(row) => Ledger::parse(&row)?,
+            None => Ledger::default(),
+        };
         let writer = Writer::new(Arc::clone(&disk), dir, Arc::clone(&sealing), open, image, lock.was_left)?;
         Ok(Self {
             #[cfg(test)]
@@ -311,6 +398,7 @@ impl Store {
             dir: dir.to_owned(),
             realm,
             sealing,
+            ledger,
             writer: Mutex::new(writer),
             lock,
         })

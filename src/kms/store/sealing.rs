@@ -160,17 +160,31 @@ impl Sealing {
 
     /// The path of the backup that is kept up to date, as it is stored.
     pub(super) fn seal_backup_path(&self, path: &[u8]) -> Result<Vec<u8>, StoreError> {
-        self.seal(&self.keys.records, b"meta", &self.backup_place(), path)
+        self.seal_meta(BACKUP, path)
     }
 
     /// What [`Sealing::seal_backup_path`] stored.
     pub(super) fn backup_path(&self, image: &Image) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        let Some(sealed) = image.meta.get(BACKUP) else { return Ok(None) };
-        self.open(b"meta", &self.backup_place(), sealed).map(Some)
+        self.open_meta(image, BACKUP)
     }
 
-    fn backup_place(&self) -> Place {
-        self.keys.place(&[b"meta\0", BACKUP.as_bytes()].concat())
+    /// The value of a sealed row of the table `meta`.
+    pub(super) fn seal_meta(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.seal(&self.keys.records, b"meta", &self.meta_place(name), value)
+    }
+
+    /// What [`Sealing::seal_meta`] sealed, if the row is there.
+    pub(super) fn open_meta(
+        &self,
+        image: &Image,
+        name: &str,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let Some(sealed) = image.meta.get(name) else { return Ok(None) };
+        self.open(b"meta", &self.meta_place(name), sealed).map(Some)
+    }
+
+    fn meta_place(&self, name: &str) -> Place {
+        self.keys.place(&[b"meta\0", name.as_bytes()].concat())
     }
 
     fn open_versions(&self, record: &KeyRecord, image: &Image) -> Result<Vec<Option<Material>>, StoreError> {

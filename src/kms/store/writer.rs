@@ -33,6 +33,8 @@ pub(super) enum Importance {
     Vital,
     /// The backup may follow later.
     Ordinary,
+    /// Nothing that is in a backup.
+    Bookkeeping,
 }
 
 /// The store's file, written by one thread at a time.

@@ -15,12 +15,34 @@ use crate::kms::service::{Caller, Service};
 /// UnsupportedOperation for an unknown target, Validation for a body that is not of its shape,
 /// else what the operation answers.
 pub fn dispatch(service: &Service, caller: &Caller, target: &str, body: &Value) -> Result<Value, KmsError> {
+    carry_out(service, caller, target, body).map_err(|refused| match refused {
+        Refused::ByService(error) => error,
+        Refused::BeforeCall(error) => {
+            service.log_refused_caller(caller, target.rsplit('.').next().unwrap_or(target), &error);
+            error
+        }
+    })
+}
+
+/// Who refused a request, and so whether it has been logged.
+enum Refused {
+    BeforeCall(KmsError),
+    ByService(KmsError),
+}
+
+impl From<KmsError> for Refused {
+    fn from(error: KmsError) -> Self {
+        Self::ByService(error)
+    }
+}
+
+fn carry_out(service: &Service, caller: &Caller, target: &str, body: &Value) -> Result<Value, Refused> {
     if target == STATUS {
-        service.demand_root(caller, STATUS)?;
-        return answer(&service.status());
+        return look_after(service, caller, "Status", body);
     }
     if target == ATTACH_MOUNT {
-        return Err(KmsError::validation("a mount attaches on a Unix socket connection of its own"));
+        let message = "a mount attaches on a Unix socket connection of its own";
+        return Err(Refused::BeforeCall(KmsError::validation(message)));
     }
     if let Some(operation) = target.strip_prefix(KMSFS) {
         return look_after(service, caller, operation, body);
@@ -84,37 +106,62 @@ pub fn dispatch(service: &Service, caller: &Caller, target: &str, body: &Value) 
 }
 
 /// Carries out an operation on the store itself.
-fn look_after(service: &Service, caller: &Caller, operation: &str, body: &Value) -> Result<Value, KmsError> {
+fn look_after(
+    service: &Service,
+    caller: &Caller,
+    operation: &str,
+    request: &Value,
+) -> Result<Value, Refused> {
+    let changes = !matches!(operation, "Status" | "StoreInfo" | "CheckStore" | "VerifyAudit");
     // Whoever may read a key's policy may ask what it comes to.
     if operation == "SimulateKeyPolicy" {
-        return call(body, |request| service.simulate_key_policy(caller, &request));
+        return call(request, |request| service.simulate_key_policy(caller, &request));
     }
-    service.demand_root(caller, operation)?;
-    match operation {
-        "StoreInfo" => answer(&service.store_info()?),
-        "CheckStore" => call(body, |request| service.check_store(&request)),
-        "BackUpStore" => call(body, |request| service.back_up(caller, &request)),
-        "KeepBackup" => call(body, |request| service.keep_backup(caller, &request)),
-        "AddUnlockSlot" => call(body, |request| service.add_unlock_slot(caller, &request)),
-        "RemoveUnlockSlot" => call(body, |request| service.remove_unlock_slot(caller, &request)),
+    let carried_out = || match operation {
+        "Status" => Ok(answer(&service.status())?),
+        "StoreInfo" => Ok(answer(&service.store_info()?)?),
+        "CheckStore" => call(request, |request| service.check_store(&request)),
+        "BackUpStore" => call(request, |request| service.back_up(caller, &request)),
+        "KeepBackup" => call(request, |request| service.keep_backup(caller, &request)),
+        "AddUnlockSlot" => call(request, |request| service.add_unlock_slot(caller, &request)),
+        "RemoveUnlockSlot" => call(request, |request| service.remove_unlock_slot(caller, &request)),
+        "VerifyAudit" => call(request, |request| service.verify_audit(&request)),
         _ => Err(unknown(operation)),
-    }
+    };
+    let logged =
+        || match service.demand_root(caller, operation).map_err(Refused::from).and_then(|()| carried_out()) {
+            Ok(value) => Ok(value),
+            // All of it is inside, so it is logged once.
+            Err(Refused::BeforeCall(error) | Refused::ByService(error)) => Err(error),
+        };
+    Ok(service.look_after(caller, operation, request, changes, logged)?)
 }
 
 fn call<Q: DeserializeOwned, A: Serialize>(
     body: &Value,
     operation: impl FnOnce(Q) -> Result<A, KmsError>,
-) -> Result<Value, KmsError> {
+) -> Result<Value, Refused> {
     let empty = Value::Object(serde_json::Map::new());
     let body = if body.is_null() { &empty } else { body };
-    let request = Q::deserialize(body).map_err(|error| KmsError::validation(error.to_string()))?;
-    answer(&operation(request)?)
+    let request = Q::deserialize(body).map_err(|error| Refused::BeforeCall(malformed(&error)))?;
+    Ok(answer(&operation(request)?)?)
+}
+
+/// What is wrong with the shape of a request. It goes to the log, so it must not repeat what was
+/// at the wrong place: that may be a secret.
+fn malformed(error: &serde_json::Error) -> KmsError {
+    let text = error.to_string();
+    if text.starts_with("missing field") {
+        return KmsError::validation(text);
+    }
+    let expected = text.rfind(", expected ").map_or("", |at| &text[at..]);
+    KmsError::validation(format!("a member of the request is not of its type{expected}"))
 }
 
 fn answer(response: &impl Serialize) -> Result<Value, KmsError> {
     serde_json::to_value(response).map_err(|error| KmsError::new(ErrorKind::Internal, error.to_string()))
 }
 
-fn unknown(target: &str) -> KmsError {
-    KmsError::new(ErrorKind::UnsupportedOperation, format!("unknown operation {target}"))
+fn unknown(target: &str) -> Refused {
+    Refused::BeforeCall(KmsError::new(ErrorKind::UnsupportedOperation, format!("unknown operation {target}")))
 }

@@ -110,7 +110,7 @@ pub fn wipe(body: &mut Value) {
     for (name, value) in members {
         match value {
             Value::String(text) if matches!(name.as_str(), "Plaintext" | "PrivateKeyPlaintext") => {
-                text.zeroize()
+                text.zeroize();
             }
             nested => wipe(nested),
         }

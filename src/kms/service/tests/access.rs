@@ -44,7 +44,7 @@ impl World {
         self.service().put_key_policy(&self.caller, &request).unwrap();
     }
 
-    fn call(&self, caller: &Caller, operation: &str, body: Value) -> Result<Value, KmsError> {
+    fn call_as(&self, caller: &Caller, operation: &str, body: Value) -> Result<Value, KmsError> {
         dispatch(self.service(), caller, &format!("TrentService.{operation}"), &body)
     }
 }
@@ -101,12 +101,12 @@ fn operations_on_no_key_are_the_owners_but_for_harmless_ones() {
     let world = World::new();
     let alice = user(ALICE);
     for (operation, body) in [("CreateKey", json!({})), ("ListKeys", json!({})), ("ListAliases", json!({}))] {
-        let refused = world.call(&alice, operation, body.clone()).unwrap_err();
+        let refused = world.call_as(&alice, operation, body.clone()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AccessDenied, "{operation}");
         assert!(refused.message().contains("no identity-based policy allows"), "{refused}");
-        assert!(world.call(&world.caller, operation, body).is_ok(), "{operation}");
+        assert!(world.call_as(&world.caller, operation, body).is_ok(), "{operation}");
     }
-    assert!(world.call(&alice, "GenerateRandom", json!({"NumberOfBytes": 8})).is_ok());
+    assert!(world.call_as(&alice, "GenerateRandom", json!({"NumberOfBytes": 8})).is_ok());
     for target in ["Kmsfs.Status", "Kmsfs.StoreInfo", "Kmsfs.BackUpStore", "Kmsfs.AddUnlockSlot"] {
         let refused = dispatch(world.service(), &alice, target, &json!({}));
         assert_eq!(kind(refused), ErrorKind::AccessDenied, "{target}");
@@ -142,7 +142,7 @@ fn what_a_request_says_of_itself_reaches_the_conditions() {
     let id = &key.key_id;
     world.service().create_alias(&world.caller, &alias("alias/pay", &key)).unwrap();
     world
-        .call(
+        .call_as(
             &world.caller,
             "TagResource",
             json!({"KeyId": id, "Tags": [{"TagKey": "team", "TagValue": "red"}]}),
@@ -151,7 +151,7 @@ fn what_a_request_says_of_itself_reaches_the_conditions() {
     world.put(&other, &allow(ALICE, r#""kms:*""#));
     let sealed = |context: Value| {
         let body = json!({"KeyId": id, "Plaintext": "AAAA", "EncryptionContext": context});
-        world.call(&world.caller, "Encrypt", body).unwrap()["CiphertextBlob"].clone()
+        world.call_as(&world.caller, "Encrypt", body).unwrap()["CiphertextBlob"].clone()
     };
     let (plain, app) = (sealed(json!({})), sealed(json!({"App": "pay"})));
     let decrypt = |blob: &Value, context: Value| {
@@ -261,7 +261,7 @@ fn what_a_request_says_of_itself_reaches_the_conditions() {
             Some(Value::String(none)) if none == "none" => json!({"KeyId": id, "PendingWindowInDays": 7}),
             _ => body,
         };
-        let answer = world.call(&user(ALICE), operation, body);
+        let answer = world.call_as(&user(ALICE), operation, body);
         let refused = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::AccessDenied);
         assert_eq!(refused, !allowed, "{condition}: {operation}: {answer:?}");
         assert!(refused || answer.is_ok(), "{condition}: {operation}: {answer:?}");
@@ -304,15 +304,15 @@ fn a_remote_caller_brings_an_address_and_a_transport() {
 fn policies_are_put_read_and_listed() {
     let mut world = World::new();
     let key = world.key();
-    let default = world.call(&world.caller, "GetKeyPolicy", json!({"KeyId": key.key_id})).unwrap();
+    let default = world.call_as(&world.caller, "GetKeyPolicy", json!({"KeyId": key.key_id})).unwrap();
     assert_eq!(default, json!({"Policy": policy::default_policy("000000000000"), "PolicyName": "default"}));
     let policy = allow(ALICE, r#""kms:Decrypt""#);
     world.put(&key, &policy);
     world.reopen();
     let read =
-        world.call(&world.caller, "GetKeyPolicy", json!({"KeyId": key.key_id, "PolicyName": "default"}));
+        world.call_as(&world.caller, "GetKeyPolicy", json!({"KeyId": key.key_id, "PolicyName": "default"}));
     assert_eq!(read.unwrap()["Policy"], policy);
-    let listed = world.call(&world.caller, "ListKeyPolicies", json!({"KeyId": key.key_id})).unwrap();
+    let listed = world.call_as(&world.caller, "ListKeyPolicies", json!({"KeyId": key.key_id})).unwrap();
     assert_eq!(listed, json!({"PolicyNames": ["default"], "Truncated": false}));
     for (operation, body, wanted) in [
         ("GetKeyPolicy", json!({"KeyId": key.key_id, "PolicyName": "other"}), ErrorKind::NotFound),
@@ -335,11 +335,12 @@ fn policies_are_put_read_and_listed() {
         ),
         ("CreateKey", json!({"Policy": "nonsense"}), ErrorKind::MalformedPolicy),
     ] {
-        assert_eq!(kind(world.call(&world.caller, operation, body.clone())), wanted, "{operation} {body}");
+        assert_eq!(kind(world.call_as(&world.caller, operation, body.clone())), wanted, "{operation} {body}");
     }
     let internal = CreateKeyRequest { manager: KeyManager::Internal, ..CreateKeyRequest::default() };
     let internal = world.service().create_key(&world.caller, &internal).unwrap();
-    let put = world.call(&world.caller, "PutKeyPolicy", json!({"KeyId": internal.key_id, "Policy": policy}));
+    let put =
+        world.call_as(&world.caller, "PutKeyPolicy", json!({"KeyId": internal.key_id, "Policy": policy}));
     assert_eq!(kind(put), ErrorKind::UnsupportedOperation);
 }
 
@@ -353,19 +354,23 @@ fn a_policy_that_locks_its_author_out_is_refused_unless_that_is_wanted() {
     );
     let never = with(r#""Effect": "Deny", "Principal": "*", "Action": "kms:PutKeyPolicy""#);
     for policy in [&everybody_but_us, &never] {
-        let put = world.call(&world.caller, "PutKeyPolicy", json!({"KeyId": key.key_id, "Policy": policy}));
+        let put =
+            world.call_as(&world.caller, "PutKeyPolicy", json!({"KeyId": key.key_id, "Policy": policy}));
         let refused = put.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::MalformedPolicy);
         assert!(refused.message().contains("will not allow you to update the key policy"), "{refused}");
-        let made = world.call(&world.caller, "CreateKey", json!({"Policy": policy}));
+        let made = world.call_as(&world.caller, "CreateKey", json!({"Policy": policy}));
         assert_eq!(kind(made), ErrorKind::MalformedPolicy);
     }
     let body = json!({"Policy": everybody_but_us, "BypassPolicyLockoutSafetyCheck": true});
-    let made = world.call(&world.caller, "CreateKey", body).unwrap();
+    let made = world.call_as(&world.caller, "CreateKey", body).unwrap();
     let id = made["KeyMetadata"]["KeyId"].clone();
     world.reopen();
-    assert_eq!(kind(world.call(&world.caller, "DescribeKey", json!({"KeyId": id}))), ErrorKind::AccessDenied);
-    assert!(world.call(&user(ALICE), "DescribeKey", json!({"KeyId": id})).is_ok());
+    assert_eq!(
+        kind(world.call_as(&world.caller, "DescribeKey", json!({"KeyId": id}))),
+        ErrorKind::AccessDenied
+    );
+    assert!(world.call_as(&user(ALICE), "DescribeKey", json!({"KeyId": id})).is_ok());
 }
 
 #[test]
