@@ -241,7 +241,7 @@ fn imports_that_are_forgotten_leave_no_trace_and_go_with_their_key() {
     }
     assert_eq!(world.service().book.read().imports.len(), 4);
     assert_eq!(world.import(&first).unwrap_err().kind(), ErrorKind::InvalidImportToken);
-    let schedule = ScheduleKeyDeletionRequest { key_id: key.arn.clone(), pending_window_in_days: Some(7) };
+    let schedule = ScheduleKeyDeletionRequest { key_id: key.arn, pending_window_in_days: Some(7) };
     world.service().schedule_key_deletion(&world.caller, &schedule).unwrap();
     world.clock.advance(DAY * 7);
     world.service().tick();

@@ -112,12 +112,12 @@ fn signatures_and_macs_survive_a_restart_and_nobody_elses_pass() {
     world.reopen();
     assert_eq!(world.ask("GetPublicKey", &json!({ "KeyId": signer.key_id })).unwrap(), public);
 
-    let mut verify = sign.clone();
+    let mut verify = sign;
     verify["Signature"] = signed["Signature"].clone();
     assert_eq!(world.ask("Verify", &verify).unwrap()["SignatureValid"], true);
     verify["Message"] = json!("aGo=");
     assert_eq!(kind(world.ask("Verify", &verify)), ErrorKind::InvalidSignature);
-    let mut verify = authenticate.clone();
+    let mut verify = authenticate;
     verify["Mac"] = authenticated["Mac"].clone();
     assert_eq!(world.ask("VerifyMac", &verify).unwrap()["MacValid"], true);
     verify["Message"] = json!("aGo=");
