@@ -13,11 +13,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::{Mutex, RwLock};
 
 use super::api::StatusResponse;
 use super::error::KmsError;
@@ -26,6 +24,8 @@ use super::state::{self, KeyManager, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
+use crate::sync::atomic::{AtomicI64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use book::{Book, Entry};
 use transition::Turns;
 

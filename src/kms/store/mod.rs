@@ -29,12 +29,12 @@ use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
 use redb::Database;
 
 use super::id::{Realm, StoreId};
 use super::schedule::Costs;
 use crate::secret::Key;
+use crate::sync::Mutex;
 use file::FILE;
 use image::{Edit, Image, NEXT_SLOT};
 use lock::OwnerLock;
