@@ -34,11 +34,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::{Mutex, RwLock};
 
 use super::api::StatusResponse;
 use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, Setup};
@@ -49,6 +47,8 @@ use super::state::{self, KeyManager, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
+use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use book::{Book, Entry};
 use directory::Directory;
 use facts::Facts;

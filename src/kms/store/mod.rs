@@ -31,13 +31,13 @@ use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
 use redb::Database;
 
 use super::audit::{EventId, Head};
 use super::id::{Realm, StoreId};
 use super::schedule::Costs;
 use crate::secret::Key;
+use crate::sync::Mutex;
 use file::FILE;
 use image::{AUDIT, Edit, Image, NEXT_SLOT};
 use ledger::Ledger;
