@@ -145,6 +145,8 @@ fn files_survive_many_threads_and_a_key_that_comes_and_goes() {
         world.fs.stop_settler();
     });
 
+    // A file that the settler could not settle while the key was disabled waits for its next use.
+    (0..FILES).for_each(|file| world.append(file));
     world.fs.shut_down().unwrap();
     drop(guard);
     let World { fs, written, .. } = world;
