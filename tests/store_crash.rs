@@ -15,9 +15,11 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use kmsfs::clock::{Clock, ManualClock};
 use kmsfs::kms::api::{
-    AliasRequest, CreateAccessKeyRequest, CreateKeyRequest, DeleteAccessKeyRequest, DeleteAliasRequest,
-    KeyRequest, ScheduleKeyDeletionRequest, UpdateAccessKeyRequest,
+    AliasRequest, CreateAccessKeyRequest, CreateGrantRequest, CreateKeyRequest, DeleteAccessKeyRequest,
+    DeleteAliasRequest, KeyRequest, ListGrantsRequest, PutKeyPolicyRequest, RevokeGrantRequest,
+    ScheduleKeyDeletionRequest, Tag, TagResourceRequest, UntagResourceRequest, UpdateAccessKeyRequest,
 };
+use kmsfs::kms::policy::default_policy;
 use kmsfs::kms::store_api::{BackUpStoreRequest, CheckStoreRequest, KeepBackupRequest};
 use kmsfs::kms::{
     Caller, Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, Service, StoreError, restore,
@@ -136,7 +138,7 @@ impl Run {
         let request = KeyRequest { key_id: name() };
         let alias = format!("alias/a{}", random.below(4));
         let to_alias = AliasRequest { alias_name: alias.clone(), target_key_id: name() };
-        match random.below(25) {
+        match random.below(30) {
             0..4 => {
                 let internal = random.chance(1, 3);
                 let manager = if internal { KeyManager::Internal } else { KeyManager::Customer };
@@ -191,20 +193,55 @@ impl Run {
                 service.keep_backup(caller, &KeepBackupRequest { path: path.clone(), force: false }).unwrap();
                 format!("keep a backup: {}", path.is_some())
             }
+            21 => {
+                let tags = vec![Tag { tag_key: format!("t{}", random.below(3)), tag_value: "v".to_owned() }];
+                let request = TagResourceRequest { key_id: name(), tags };
+                format!("tag: {}", service.tag_resource(caller, &request).is_ok())
+            }
             22 => {
+                let tag_keys = vec![format!("t{}", random.below(3))];
+                let request = UntagResourceRequest { key_id: name(), tag_keys };
+                format!("untag: {}", service.untag_resource(caller, &request).is_ok())
+            }
+            23 => {
+                // Another Id each time, and the caller keeps everything.
+                let policy = default_policy("000000000000")
+                    .replace("key-default-1", &format!("policy-{}", random.below(1000)));
+                let request = PutKeyPolicyRequest { key_id: name(), policy, ..Default::default() };
+                format!("put a policy: {}", service.put_key_policy(caller, &request).is_ok())
+            }
+            24 => {
+                let request = CreateGrantRequest {
+                    key_id: name(),
+                    grantee_principal: Some("arn:aws:iam::000000000000:user/a".to_owned()),
+                    operations: vec!["Decrypt".to_owned()],
+                    ..Default::default()
+                };
+                format!("grant: {}", service.create_grant(caller, &request).is_ok())
+            }
+            25 => {
+                let request = ListGrantsRequest { key_id: name(), ..Default::default() };
+                let grants = service.list_grants(caller, &request).map(|listed| listed.grants);
+                let Some(grant) = grants.ok().and_then(|mut grants| grants.pop()) else {
+                    return "nothing to revoke".to_owned();
+                };
+                let request = RevokeGrantRequest { key_id: name(), grant_id: grant.grant_id, dry_run: false };
+                format!("revoke: {}", service.revoke_grant(caller, &request).is_ok())
+            }
+            26 => {
                 let request = CreateAccessKeyRequest {
                     user_name: format!("user{}", random.below(3)),
                     ..CreateAccessKeyRequest::default()
                 };
                 format!("create an access key: {}", service.create_access_key(caller, &request).is_ok())
             }
-            23 => {
+            27 => {
                 let status = if random.chance(1, 2) { "Active" } else { "Inactive" }.to_owned();
                 let request =
                     UpdateAccessKeyRequest { access_key_id: access_key(random, service, caller), status };
                 format!("update an access key: {}", service.update_access_key(caller, &request).is_ok())
             }
-            24 => {
+            28 => {
                 let request = DeleteAccessKeyRequest { access_key_id: access_key(random, service, caller) };
                 format!("delete an access key: {}", service.delete_access_key(caller, &request).is_ok())
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
 use super::access_key::AccessKeyCommand;
 use super::audit_args::{AuditCommand, AuditMode};
 use super::key_args::{CreateKey, ImportCommand, KeyFormat, RotationCommand};
@@ -93,6 +94,18 @@ pub(super) enum Command {
     /// A KEY is named by its id, its ARN or alias/NAME.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Say who may do what with a key, and ask why
+    ///
+    /// A policy is a JSON document as AWS KMS has them. Without one of its own, a key is for the owner
+    /// of the key store alone. docs/ACCESS.md explains.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Give and take back permissions to use a key, one by one
+    #[command(subcommand)]
+    Grant(GrantCommand),
+    /// Put words on keys, for people and for policies
+    #[command(subcommand)]
+    Tag(TagCommand),
     /// Back up, restore and look after the key store
     ///
     /// Without the key store, or a backup of it, the data is lost.

@@ -124,6 +124,24 @@ impl KeyStore {
         Ok(response.key_metadata)
     }
 
+    /// The id or ARN of a key that a person named, for the operations that take no alias. A key
+    /// that is not named by an alias is not looked up: not everybody may.
+    pub(super) fn key_id(&self, key: &str) -> CliResult<String> {
+        let is_alias = key.starts_with("alias/") || key.contains(":alias/");
+        if is_alias { Ok(self.describe(key)?.key_id.to_string()) } else { Ok(key.to_owned()) }
+    }
+
+    /// The full name of a principal that a person named in connection with a key.
+    pub(super) fn principal(&self, key: &str, who: &str) -> CliResult<String> {
+        if who.starts_with("arn:") {
+            return Ok(who.to_owned());
+        }
+        let account = self.describe(key)?.account;
+        let resource =
+            if who == "root" || who.contains('/') { who.to_owned() } else { format!("user/{who}") };
+        Ok(format!("arn:aws:iam::{account}:{resource}"))
+    }
+
     /// Carries out an operation of the key service.
     pub(super) fn call<T: DeserializeOwned>(
         &self,

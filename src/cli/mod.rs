@@ -1,5 +1,6 @@
 //! The command line.
 
+mod access_args;
 mod access_key;
 mod args;
 mod audit;
@@ -9,6 +10,7 @@ mod dead_mount;
 mod exit;
 mod file;
 mod fsck;
+mod grant;
 mod handover;
 mod key;
 mod key_args;
@@ -19,6 +21,7 @@ mod log;
 mod mount;
 mod mount_helper;
 mod output;
+mod policy;
 mod recovery_kit;
 mod scrub;
 mod secret;
@@ -28,6 +31,7 @@ mod signals;
 mod status;
 mod store;
 mod store_args;
+mod tag;
 mod volume;
 
 use std::process::ExitCode;
@@ -120,6 +124,9 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
         },
         Command::AccessKey(command) => access_key::run(global, &command, output),
         Command::Serve(arguments) => serve::serve(global, &arguments, output),
+        Command::Policy(command) => policy::run(global, &command, output),
+        Command::Grant(command) => grant::run(global, &command, output),
+        Command::Tag(command) => tag::run(global, &command, output),
         Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kmsfs::clock::ManualClock;
-use kmsfs::kms::api::{KeyRequest, ListAliasesRequest, ListKeyRotationsRequest, ListKeysRequest};
+use kmsfs::kms::api::{
+    GetKeyPolicyRequest, KeyRequest, ListAliasesRequest, ListGrantsRequest, ListKeyRotationsRequest,
+    ListKeysRequest, ListResourceTagsRequest,
+};
 use kmsfs::kms::{Caller, Costs, KeyId, Service, StoreError, StoreOptions, UnlockSecret};
 use kmsfs::secret::Passphrase;
 
@@ -16,7 +19,7 @@ use super::MemoryDisk;
 /// What a caller can see of a store.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct View {
-    /// State, description, deletion and versions of every key that ever was; `None` for none.
+    /// State, description, deletion, versions, tags, policy and grants of every key that ever was; `None` for none.
     pub(crate) keys: BTreeMap<KeyId, String>,
     pub(crate) listed: Vec<KeyId>,
     pub(crate) internal: usize,
@@ -87,7 +90,17 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
             limit: None,
             marker: None,
         };
-        format!("{metadata:?} {:?}", service.list_key_rotations(caller, &request).unwrap().rotations)
+        let key_id = key.to_string();
+        let tags = ListResourceTagsRequest { key_id: key_id.clone(), ..Default::default() };
+        let policy = GetKeyPolicyRequest { key_id: key_id.clone(), policy_name: None };
+        let grants = ListGrantsRequest { key_id, limit: Some(100), ..Default::default() };
+        format!(
+            "{metadata:?} {:?} {:?} {} {:?}",
+            service.list_key_rotations(caller, &request).unwrap().rotations,
+            service.list_resource_tags(caller, &tags).unwrap().tags,
+            service.get_key_policy(caller, &policy).unwrap().policy,
+            service.list_grants(caller, &grants).unwrap().grants,
+        )
     };
     let listed =
         service.list_keys(caller, &ListKeysRequest { limit: Some(1000), ..ListKeysRequest::default() });

@@ -93,9 +93,11 @@ fn read_tables(database: &Database, path: impl Fn() -> PathBuf) -> Result<Image,
 
 /// Makes all edits durable, or none; see [`super::writer`] for what a failure leaves.
 pub(super) fn apply(database: &Database, edits: &[Edit]) -> Result<(), StoreError> {
-    let transaction = begin(database)?;
-    write_edits(&transaction, edits)?;
-    transaction.commit().map_err(StoreError::database)
+    caught(|| {
+        let transaction = begin(database)?;
+        write_edits(&transaction, edits)?;
+        transaction.commit().map_err(StoreError::database)
+    })
 }
 
 /// Writes a file with the contents of `image` aside, durably. Gives it no other name.
