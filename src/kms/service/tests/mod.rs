@@ -4,6 +4,7 @@ mod access;
 mod grants;
 mod imports;
 mod kinds;
+mod large;
 mod revocation;
 mod rotation;
 mod states;
