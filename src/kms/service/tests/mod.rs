@@ -5,6 +5,7 @@ mod access_keys;
 mod grants;
 mod imports;
 mod kinds;
+mod large;
 mod revocation;
 mod rotation;
 mod states;
