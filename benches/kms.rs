@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot start should stop")]
 #![allow(clippy::print_stdout, reason = "its result is text")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -72,7 +72,8 @@ impl Memory {
     }
 
     fn forget(&mut self, is_old: impl Fn(Timestamp) -> bool) {
-        while let Some((_, old)) = self.order.pop_front_if(|(first, _)| is_old(*first)) {
+        while let Some((_, old)) = self.order.front().filter(|(first, _)| is_old(*first)).copied() {
+            self.order.pop_front();
             self.first_use.remove(&old);
         }
     }
