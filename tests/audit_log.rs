@@ -11,5 +11,6 @@ mod audit {
     pub(crate) mod callers;
     pub(crate) mod crash;
     pub(crate) mod faults;
+    pub(crate) mod reading;
     pub(crate) mod workbench;
 }

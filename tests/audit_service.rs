@@ -265,10 +265,10 @@ fn while_the_log_cannot_be_written_nothing_happens_unless_it_is_to_go_on() {
         .map(|_| service.describe_key(&place.caller, &KeyRequest { key_id: key.clone() }).unwrap_err())
         .collect();
     for error in refusals {
-        assert_eq!((error.kind(), error.reason()), (ErrorKind::Internal, Some(Reason::Audit)), "{error}");
+        assert_eq!((error.kind(), error.reason()), (ErrorKind::Internal, Some(Reason::NoSpace)), "{error}");
     }
     let generate = || service.generate_data_key(&place.caller, &key, &EncryptionContext::new());
-    assert_eq!(generate().unwrap_err().reason(), Some(Reason::Audit));
+    assert_eq!(generate().unwrap_err().reason(), Some(Reason::NoSpace));
     service.set_audit_mode(Mode::BestEffort);
     generate().unwrap();
     service.describe_key(&place.caller, &KeyRequest { key_id: key.clone() }).unwrap();

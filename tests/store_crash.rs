@@ -16,13 +16,17 @@ use jiff::{SignedDuration, Timestamp};
 use kmsfs::clock::{Clock, ManualClock};
 use kmsfs::kms::api::{
     AliasRequest, CreateAccessKeyRequest, CreateGrantRequest, CreateKeyRequest, DeleteAccessKeyRequest,
-    DeleteAliasRequest, KeyRequest, ListGrantsRequest, PutKeyPolicyRequest, RevokeGrantRequest,
-    ScheduleKeyDeletionRequest, Tag, TagResourceRequest, UntagResourceRequest, UpdateAccessKeyRequest,
+    DeleteAliasRequest, DeleteImportedKeyMaterialRequest, EnableKeyRotationRequest, ExpirationModel,
+    GetParametersForImportRequest, ImportKeyMaterialRequest, ImportResponse, KeyRequest, ListGrantsRequest,
+    PutKeyPolicyRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest,
+    UntagResourceRequest, UpdateAccessKeyRequest, UpdateKeyDescriptionRequest,
 };
+use kmsfs::kms::material::{WrappingAlgorithm, wrap_for_import};
 use kmsfs::kms::policy::default_policy;
 use kmsfs::kms::store_api::{BackUpStoreRequest, CheckStoreRequest, KeepBackupRequest};
 use kmsfs::kms::{
-    Caller, Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, Service, StoreError, restore,
+    Caller, Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, KmsError, Service, StoreError,
+    restore,
 };
 use memory_disk::history::{History, Random, Survives};
 use memory_disk::place::{Place, View, secret, view};
@@ -138,15 +142,15 @@ impl Run {
         let request = KeyRequest { key_id: name() };
         let alias = format!("alias/a{}", random.below(4));
         let to_alias = AliasRequest { alias_name: alias.clone(), target_key_id: name() };
-        match random.below(30) {
+        match random.below(36) {
             0..4 => {
                 let internal = random.chance(1, 3);
                 let manager = if internal { KeyManager::Internal } else { KeyManager::Customer };
                 let description = "x".repeat(random.below(3000));
-                let made = service.create_key(
-                    caller,
-                    &CreateKeyRequest { description, manager, ..CreateKeyRequest::default() },
-                );
+                let origin = (!internal && random.chance(1, 3)).then(|| "EXTERNAL".to_owned());
+                let request =
+                    CreateKeyRequest { description, manager, origin, ..CreateKeyRequest::default() };
+                let made = service.create_key(caller, &request);
                 self.keys.push(made.unwrap().key_id);
                 "create a key".to_owned()
             }
@@ -245,12 +249,55 @@ impl Run {
                 let request = DeleteAccessKeyRequest { access_key_id: access_key(random, service, caller) };
                 format!("delete an access key: {}", service.delete_access_key(caller, &request).is_ok())
             }
+            29 => {
+                let request = EnableKeyRotationRequest { key_id: name(), rotation_period_in_days: Some(90) };
+                format!("rotate by the clock: {}", service.enable_key_rotation(caller, &request).is_ok())
+            }
+            30 => format!("rotate no more: {}", service.disable_key_rotation(caller, &request).is_ok()),
+            31 => {
+                let description = "y".repeat(random.below(3000));
+                let request = UpdateKeyDescriptionRequest { key_id: name(), description };
+                format!("describe anew: {}", service.update_key_description(caller, &request).is_ok())
+            }
+            32..34 => {
+                let days = random.chance(1, 2).then_some(2);
+                format!("import: {}", self.import(service, &name(), days).is_ok())
+            }
+            34 => {
+                let request = DeleteImportedKeyMaterialRequest { key_id: name(), key_material_id: None };
+                let deleted = service.delete_imported_key_material(caller, &request).is_ok();
+                format!("delete imported material: {deleted}")
+            }
             _ => {
                 let request = BackUpStoreRequest { path: PathBuf::from("/elsewhere/other"), force: true };
                 service.back_up(caller, &request).unwrap();
                 "back up".to_owned()
             }
         }
+    }
+
+    /// Imports what is always the same material for one key.
+    fn import(&self, service: &Service, key: &str, days: Option<i64>) -> Result<ImportResponse, KmsError> {
+        let algorithm = WrappingAlgorithm::RsaesOaepSha256;
+        let parameters = service.get_parameters_for_import(
+            &self.place.caller,
+            &GetParametersForImportRequest {
+                key_id: key.to_owned(),
+                wrapping_algorithm: algorithm.name().to_owned(),
+                wrapping_key_spec: "RSA_2048".to_owned(),
+            },
+        )?;
+        let material = &key.as_bytes()[..32];
+        let model = if days.is_some() { ExpirationModel::Expires } else { ExpirationModel::DoesNotExpire };
+        let request = ImportKeyMaterialRequest {
+            key_id: key.to_owned(),
+            import_token: parameters.import_token,
+            encrypted_key_material: wrap_for_import(algorithm, &parameters.public_key, material).unwrap(),
+            valid_to: days.map(|days| self.place.clock.now() + SignedDuration::from_hours(24 * days)),
+            expiration_model: Some(model),
+            ..ImportKeyMaterialRequest::default()
+        };
+        service.import_key_material(&self.place.caller, &request)
     }
 
     fn next_slot(&self) -> u32 {
@@ -373,6 +420,11 @@ impl Run {
             let Ok(key) = restored.describe_key(&place.caller, &request) else { continue };
             if key.key_manager != KeyManager::Internal && key.key_state != KeyState::Enabled {
                 let _ = restored.cancel_key_deletion(&place.caller, &request);
+                let state = restored.describe_key(&place.caller, &request).unwrap().key_state;
+                if state == KeyState::PendingImport {
+                    // Its material is elsewhere, with whoever imported it.
+                    continue;
+                }
                 restored.enable_key(&place.caller, &request).unwrap();
             }
             let opened = restored.decrypt_data_key(&place.caller, &data_key.blob, &EncryptionContext::new());

@@ -41,13 +41,15 @@ fn tail(global: &Global, arguments: &Tail) -> CliResult<()> {
         }
     }
     last.iter().try_for_each(|event| print(event, global.json))?;
-    while arguments.follow {
+    if !arguments.follow {
+        return Ok(());
+    }
+    loop {
         match log.next()? {
             Some(event) => print(&event, global.json)?,
             None => std::thread::sleep(POLL),
         }
     }
-    Ok(())
 }
 
 fn query(global: &Global, arguments: &Query, output: &Output) -> CliResult<()> {

@@ -122,11 +122,11 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             }
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
-        Command::AccessKey(command) => access_key::run(global, &command, output),
-        Command::Serve(arguments) => serve::serve(global, &arguments, output),
         Command::Policy(command) => policy::run(global, &command, output),
         Command::Grant(command) => grant::run(global, &command, output),
         Command::Tag(command) => tag::run(global, &command, output),
+        Command::AccessKey(command) => access_key::run(global, &command, output),
+        Command::Serve(arguments) => serve::serve(global, &arguments, output),
         Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),

@@ -55,6 +55,7 @@ pub struct Server {
 /// What the server's threads have in common.
 struct Shared {
     service: Arc<Service>,
+    listener: UnixListener,
     /// Effective user of this process.
     owner: u32,
     mounts: AtomicUsize,
@@ -91,6 +92,7 @@ impl Server {
         let listener = socket::bind(service.dir())?;
         let shared = Arc::new(Shared {
             service,
+            listener,
             owner: rustix::process::geteuid().as_raw(),
             mounts: AtomicUsize::new(0),
             state: Mutex::default(),
@@ -99,7 +101,7 @@ impl Server {
         let (accepting, ticking) = (Arc::clone(&shared), Arc::clone(&shared));
         let mut server = Self { shared, threads: Vec::new() };
         server.threads.push(spawn("kms-tick", move || ticking.tick())?);
-        server.threads.push(spawn("kms-accept", move || accepting.accept(&listener))?);
+        server.threads.push(spawn("kms-accept", move || accepting.accept())?);
         Ok(server)
     }
 
@@ -127,8 +129,9 @@ impl Server {
             }
         }
         self.shared.changed.notify_all();
-        // Wakes the accepting thread, which looks at `end` first.
-        let _ = socket::connect(self.shared.service.dir(), FRAME_TIMEOUT);
+        // Wakes the accepting thread, which looks at `end` first. The socket's name, by which it could
+        // be woken too, may be gone. Cannot fail: it is a socket, and it listens.
+        let _ = rustix::net::shutdown(&self.shared.listener, rustix::net::Shutdown::Both);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the key server panicked");
@@ -154,9 +157,9 @@ impl Drop for Server {
 }
 
 impl Shared {
-    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+    fn accept(self: &Arc<Self>) {
         loop {
-            let accepted = listener.accept();
+            let accepted = self.listener.accept();
             if self.state.lock().end {
                 return;
             }

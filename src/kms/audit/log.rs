@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 use super::chain::Head;
 use super::error::AuditError;
@@ -91,13 +91,15 @@ struct Shared {
 enum State {
     /// Not opened yet, with the anchor.
     Closed(Head),
-    Open(Journal),
+    Open(Box<Journal>),
 }
 
 /// Events are numbered by the order in which they came, from 1.
 #[derive(Default)]
 struct Queue {
     events: VecDeque<Vec<u8>>,
+    /// How many of them, at most, are of calls that were answered as if they had been logged.
+    untold: usize,
     /// Number of the last event that came.
     came: u64,
     /// Number of the last one that is durable.
@@ -219,7 +221,9 @@ impl AuditLog {
         }
         let queue = self.shared.queue.lock();
         if let Some(error) = queue.failure.as_ref().filter(|_| !queue.events.is_empty()) {
-            tracing::error!(events = queue.events.len(), %error, "events could not be logged and are lost");
+            if queue.untold > 0 {
+                tracing::error!(events = queue.untold, %error, "events could not be logged and are lost");
+            }
             return Err(error.clone());
         }
         drop(queue);
@@ -295,6 +299,7 @@ impl Place<'_> {
         let mut queue = shared.queue.lock();
         queue.events.push_back(event);
         queue.came += 1;
+        queue.untold += usize::from(!urgent);
         let is_first = queue.since.is_none();
         if is_first {
             queue.since = Some(Instant::now());
@@ -400,6 +405,7 @@ impl Shared {
                 self.places.fetch_sub(group.len(), Ordering::Relaxed);
                 self.bytes.fetch_sub(group.iter().map(Vec::len).sum(), Ordering::Relaxed);
                 queue.durable = last;
+                queue.untold = queue.events.len();
                 *self.head.lock() = state.head();
                 if queue.failure.take().is_some() {
                     tracing::info!("the audit log can be written again");
@@ -407,7 +413,8 @@ impl Shared {
             }
             Err(error) => {
                 if queue.failure.as_ref() != Some(&error) {
-                    tracing::error!(%error, "the audit log cannot be written");
+                    // Callers are told.
+                    tracing::info!(%error, "the audit log cannot be written");
                 }
                 queue.failed = last;
                 queue.failure = Some(error);
@@ -425,7 +432,7 @@ impl Shared {
     fn write_group(&self, state: &mut State, group: &VecDeque<Vec<u8>>) -> Result<(), AuditError> {
         let now = self.clock.now();
         if let State::Closed(anchor) = *state {
-            *state = State::Open(Journal::open(self.setup.clone(), anchor, now)?);
+            *state = State::Open(Box::new(Journal::open(self.setup.clone(), anchor, now)?));
         }
         match state {
             State::Open(journal) => journal.append(group.iter().map(Vec::as_slice), now),

@@ -136,7 +136,7 @@ impl Service {
         match logged {
             Ok(()) => self.store.events_are_logged(&left),
             // They stay in the store.
-            Err(error) => tracing::error!(%error, "events of changes could not be logged"),
+            Err(error) => tracing::info!(%error, "events of changes could not be logged yet"),
         }
     }
 
@@ -148,7 +148,7 @@ impl Service {
             Err(_) => return,
         };
         if let Err(error) = kept {
-            tracing::warn!(%error, "the key store could not remember the end of the audit log");
+            tracing::info!(%error, "the key store could not remember the end of the audit log");
         }
     }
 
@@ -177,10 +177,10 @@ impl Service {
             return Ok(());
         }
         match (place.fill_durably(event), carried) {
-            (Ok(()), carried) => carried.map(Accompanied::is_logged),
+            (Ok(()), carried) => carried.map(Accompanied::logged),
             // It is durable in the store.
             (Err(error), Some(carried)) if carried.is_committed() => {
-                tracing::error!(%error, "a change is not in the audit log yet");
+                tracing::warn!(%error, "a change is not in the audit log yet");
                 None
             }
             (Err(error), _) => return Err(not_logged(error)),
@@ -322,6 +322,14 @@ fn left_event(event: &str, resources: &[String]) -> Vec<u8> {
 }
 
 fn not_logged(error: AuditError) -> KmsError {
+    let reason = match &error {
+        AuditError::NoSpace => Reason::NoSpace,
+        AuditError::ReadOnly => Reason::ReadOnly,
+        AuditError::Io { source, .. } if source.kind == std::io::ErrorKind::PermissionDenied => {
+            Reason::Permission
+        }
+        AuditError::Behind | AuditError::Io { .. } => Reason::Audit,
+    };
     let message = format!("the call cannot be logged: {error}");
-    KmsError::new(ErrorKind::Internal, message).because(Reason::Audit)
+    KmsError::new(ErrorKind::Internal, message).because(reason)
 }

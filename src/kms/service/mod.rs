@@ -34,11 +34,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::{Mutex, RwLock};
 
 use super::api::StatusResponse;
 use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, Setup};
@@ -49,6 +47,8 @@ use super::state::{self, KeyManager, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
+use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use book::{Book, Entry};
 use directory::Directory;
 use facts::Facts;
@@ -134,8 +134,8 @@ pub struct Service {
     watchers: Arc<Watchers>,
     /// Milliseconds since 1970 of what the clock does to a key next; see [`Book::next_due`].
     next_due: AtomicI64,
-    /// Whether the store's file was looked at before the first write that nobody asked for.
-    checked: AtomicBool,
+    /// Whether the store's file was made anew for the first write that nobody asked for.
+    renewed: AtomicBool,
     /// Milliseconds since 1970 when counts and last uses are to be written next.
     next_flush: AtomicI64,
     audit: AuditLog,
@@ -422,7 +422,7 @@ impl Service {
             default_policy,
             rights: RwLock::new(rights),
             next_due: AtomicI64::new(book.next_due()),
-            checked: AtomicBool::new(false),
+            renewed: AtomicBool::new(false),
             next_flush: AtomicI64::new(i64::MIN),
             store,
             clock,

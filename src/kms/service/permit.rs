@@ -353,11 +353,11 @@ impl policy::Facts for Asked<'_> {
             }
             ConditionKey::EncryptionAlgorithm => self.encryption_algorithm(found),
             ConditionKey::GrantOperations if self.is(&["CreateGrant"]) => {
-                self.give("Operations", None, found)
+                self.give("Operations", None, found);
             }
             ConditionKey::GranteePrincipal if self.is(&grants) => self.give("GranteePrincipal", None, found),
             ConditionKey::RetiringPrincipal if self.is(&grants) => {
-                self.give("RetiringPrincipal", None, found)
+                self.give("RetiringPrincipal", None, found);
             }
             ConditionKey::GrantIsForAwsResource if self.is(&grants) => found(Value::Bool(false)),
             ConditionKey::GrantConstraintType if self.is(&["CreateGrant"]) => {

@@ -40,7 +40,7 @@ pub(super) fn open(disk: &dyn Disk, dir: &Path) -> Result<Database, StoreError> 
     open_as(disk, &dir.join(FILE))
 }
 
-/// The database panics over some damage to its file.
+/// The database panics over some damage to its file, which it may only come to when it writes.
 fn caught<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let done = catch_unwind(AssertUnwindSafe(work));
     done.unwrap_or_else(|_| Err(StoreError::damaged("its file cannot be read")))

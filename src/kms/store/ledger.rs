@@ -11,8 +11,8 @@
 
 use std::thread::{self, ThreadId};
 
+use crate::sync::Mutex;
 use data_encoding::HEXLOWER;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
@@ -161,7 +161,7 @@ impl Accompanied<'_> {
     }
 
     /// The event is in the log.
-    pub(in crate::kms) fn is_logged(self) {
+    pub(in crate::kms) fn logged(self) {
         self.take();
     }
 
@@ -214,7 +214,7 @@ mod tests {
         drop(ledger.accompany(ids.next(), b"{}".to_vec()));
         let logged = ledger.accompany(ids.next(), b"{}".to_vec());
         ledger.committed();
-        logged.is_logged();
+        logged.logged();
         assert!(ledger.pending().is_empty());
     }
 

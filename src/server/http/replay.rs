@@ -72,9 +72,9 @@ impl Memory {
     }
 
     fn forget(&mut self, is_old: impl Fn(Timestamp) -> bool) {
-        while let Some((_, old)) = self.order.front().filter(|(first, _)| is_old(*first)).copied() {
+        while let Some((_, old)) = self.order.front().filter(|(first, _)| is_old(*first)) {
+            self.first_use.remove(old);
             self.order.pop_front();
-            self.first_use.remove(&old);
         }
     }
 }

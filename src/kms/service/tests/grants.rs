@@ -382,7 +382,7 @@ fn grants_go_with_their_key() {
     for key in [&doomed, &kept] {
         grant(&world, key, &["Decrypt"], &json!({"RetiringPrincipal": person(BOB)})).unwrap();
     }
-    let request = ScheduleKeyDeletionRequest { key_id: doomed.arn.clone(), pending_window_in_days: Some(7) };
+    let request = ScheduleKeyDeletionRequest { key_id: doomed.arn, pending_window_in_days: Some(7) };
     world.service().schedule_key_deletion(&world.caller, &request).unwrap();
     world.clock.advance(jiff::SignedDuration::from_hours(7 * 24));
     for reopened in [false, true] {
@@ -399,6 +399,7 @@ fn grants_go_with_their_key() {
 /// Run it for figures: `cargo test --release --lib a_large_store -- --ignored --nocapture`.
 #[test]
 #[ignore = "takes minutes and a gigabyte"]
+#[allow(clippy::print_stdout, reason = "figures are what it is for")]
 fn a_large_store_stays_usable() {
     use std::time::Instant;
 
