@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 
 /// Commands that have commands of their own.
-const GROUPS: [&str; 3] = ["key", "file", "store"];
+const GROUPS: [&str; 7] = ["access-key", "key", "file", "store", "policy", "grant", "tag"];
 
 #[test]
 fn every_command_in_the_readme_exists() {

@@ -15,11 +15,18 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use kmsfs::clock::{Clock, ManualClock};
 use kmsfs::kms::api::{
-    AliasRequest, CreateKeyRequest, DeleteAliasRequest, KeyRequest, ScheduleKeyDeletionRequest,
+    AliasRequest, CreateAccessKeyRequest, CreateGrantRequest, CreateKeyRequest, DeleteAccessKeyRequest,
+    DeleteAliasRequest, DeleteImportedKeyMaterialRequest, EnableKeyRotationRequest, ExpirationModel,
+    GetParametersForImportRequest, ImportKeyMaterialRequest, ImportResponse, KeyRequest, ListGrantsRequest,
+    PutKeyPolicyRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest,
+    UntagResourceRequest, UpdateAccessKeyRequest, UpdateKeyDescriptionRequest,
 };
+use kmsfs::kms::material::{WrappingAlgorithm, wrap_for_import};
+use kmsfs::kms::policy::default_policy;
 use kmsfs::kms::store_api::{BackUpStoreRequest, CheckStoreRequest, KeepBackupRequest};
 use kmsfs::kms::{
-    Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, Service, StoreError, restore,
+    Caller, Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, KmsError, Service, StoreError,
+    restore,
 };
 use memory_disk::history::{History, Random, Survives};
 use memory_disk::place::{Place, View, secret, view};
@@ -49,6 +56,12 @@ fn whatever_a_crash_leaves_the_store_opens_with_all_that_was_acknowledged() {
         looked_at += run.look_at_all(states / workloads);
     }
     eprintln!("{looked_at} states");
+}
+
+/// Id of some access key, or of none when there are none.
+fn access_key(random: &mut Random, service: &Service, caller: &Caller) -> String {
+    let keys = service.list_access_keys(caller).unwrap().access_keys;
+    keys.get(random.below(keys.len())).map(|key| key.access_key_id.clone()).unwrap_or_default()
 }
 
 /// A moment at which an operation was acknowledged.
@@ -129,15 +142,15 @@ impl Run {
         let request = KeyRequest { key_id: name() };
         let alias = format!("alias/a{}", random.below(4));
         let to_alias = AliasRequest { alias_name: alias.clone(), target_key_id: name() };
-        match random.below(22) {
+        match random.below(36) {
             0..4 => {
                 let internal = random.chance(1, 3);
                 let manager = if internal { KeyManager::Internal } else { KeyManager::Customer };
                 let description = "x".repeat(random.below(3000));
-                let made = service.create_key(
-                    caller,
-                    &CreateKeyRequest { description, manager, ..CreateKeyRequest::default() },
-                );
+                let origin = (!internal && random.chance(1, 3)).then(|| "EXTERNAL".to_owned());
+                let request =
+                    CreateKeyRequest { description, manager, origin, ..CreateKeyRequest::default() };
+                let made = service.create_key(caller, &request);
                 self.keys.push(made.unwrap().key_id);
                 "create a key".to_owned()
             }
@@ -184,12 +197,107 @@ impl Run {
                 service.keep_backup(caller, &KeepBackupRequest { path: path.clone(), force: false }).unwrap();
                 format!("keep a backup: {}", path.is_some())
             }
+            21 => {
+                let tags = vec![Tag { tag_key: format!("t{}", random.below(3)), tag_value: "v".to_owned() }];
+                let request = TagResourceRequest { key_id: name(), tags };
+                format!("tag: {}", service.tag_resource(caller, &request).is_ok())
+            }
+            22 => {
+                let tag_keys = vec![format!("t{}", random.below(3))];
+                let request = UntagResourceRequest { key_id: name(), tag_keys };
+                format!("untag: {}", service.untag_resource(caller, &request).is_ok())
+            }
+            23 => {
+                // Another Id each time, and the caller keeps everything.
+                let policy = default_policy("000000000000")
+                    .replace("key-default-1", &format!("policy-{}", random.below(1000)));
+                let request = PutKeyPolicyRequest { key_id: name(), policy, ..Default::default() };
+                format!("put a policy: {}", service.put_key_policy(caller, &request).is_ok())
+            }
+            24 => {
+                let request = CreateGrantRequest {
+                    key_id: name(),
+                    grantee_principal: Some("arn:aws:iam::000000000000:user/a".to_owned()),
+                    operations: vec!["Decrypt".to_owned()],
+                    ..Default::default()
+                };
+                format!("grant: {}", service.create_grant(caller, &request).is_ok())
+            }
+            25 => {
+                let request = ListGrantsRequest { key_id: name(), ..Default::default() };
+                let grants = service.list_grants(caller, &request).map(|listed| listed.grants);
+                let Some(grant) = grants.ok().and_then(|mut grants| grants.pop()) else {
+                    return "nothing to revoke".to_owned();
+                };
+                let request = RevokeGrantRequest { key_id: name(), grant_id: grant.grant_id, dry_run: false };
+                format!("revoke: {}", service.revoke_grant(caller, &request).is_ok())
+            }
+            26 => {
+                let request = CreateAccessKeyRequest {
+                    user_name: format!("user{}", random.below(3)),
+                    ..CreateAccessKeyRequest::default()
+                };
+                format!("create an access key: {}", service.create_access_key(caller, &request).is_ok())
+            }
+            27 => {
+                let status = if random.chance(1, 2) { "Active" } else { "Inactive" }.to_owned();
+                let request =
+                    UpdateAccessKeyRequest { access_key_id: access_key(random, service, caller), status };
+                format!("update an access key: {}", service.update_access_key(caller, &request).is_ok())
+            }
+            28 => {
+                let request = DeleteAccessKeyRequest { access_key_id: access_key(random, service, caller) };
+                format!("delete an access key: {}", service.delete_access_key(caller, &request).is_ok())
+            }
+            29 => {
+                let request = EnableKeyRotationRequest { key_id: name(), rotation_period_in_days: Some(90) };
+                format!("rotate by the clock: {}", service.enable_key_rotation(caller, &request).is_ok())
+            }
+            30 => format!("rotate no more: {}", service.disable_key_rotation(caller, &request).is_ok()),
+            31 => {
+                let description = "y".repeat(random.below(3000));
+                let request = UpdateKeyDescriptionRequest { key_id: name(), description };
+                format!("describe anew: {}", service.update_key_description(caller, &request).is_ok())
+            }
+            32..34 => {
+                let days = random.chance(1, 2).then_some(2);
+                format!("import: {}", self.import(service, &name(), days).is_ok())
+            }
+            34 => {
+                let request = DeleteImportedKeyMaterialRequest { key_id: name(), key_material_id: None };
+                let deleted = service.delete_imported_key_material(caller, &request).is_ok();
+                format!("delete imported material: {deleted}")
+            }
             _ => {
                 let request = BackUpStoreRequest { path: PathBuf::from("/elsewhere/other"), force: true };
                 service.back_up(caller, &request).unwrap();
                 "back up".to_owned()
             }
         }
+    }
+
+    /// Imports what is always the same material for one key.
+    fn import(&self, service: &Service, key: &str, days: Option<i64>) -> Result<ImportResponse, KmsError> {
+        let algorithm = WrappingAlgorithm::RsaesOaepSha256;
+        let parameters = service.get_parameters_for_import(
+            &self.place.caller,
+            &GetParametersForImportRequest {
+                key_id: key.to_owned(),
+                wrapping_algorithm: algorithm.name().to_owned(),
+                wrapping_key_spec: "RSA_2048".to_owned(),
+            },
+        )?;
+        let material = &key.as_bytes()[..32];
+        let model = if days.is_some() { ExpirationModel::Expires } else { ExpirationModel::DoesNotExpire };
+        let request = ImportKeyMaterialRequest {
+            key_id: key.to_owned(),
+            import_token: parameters.import_token,
+            encrypted_key_material: wrap_for_import(algorithm, &parameters.public_key, material).unwrap(),
+            valid_to: days.map(|days| self.place.clock.now() + SignedDuration::from_hours(24 * days)),
+            expiration_model: Some(model),
+            ..ImportKeyMaterialRequest::default()
+        };
+        service.import_key_material(&self.place.caller, &request)
     }
 
     fn next_slot(&self) -> u32 {
@@ -312,6 +420,11 @@ impl Run {
             let Ok(key) = restored.describe_key(&place.caller, &request) else { continue };
             if key.key_manager != KeyManager::Internal && key.key_state != KeyState::Enabled {
                 let _ = restored.cancel_key_deletion(&place.caller, &request);
+                let state = restored.describe_key(&place.caller, &request).unwrap().key_state;
+                if state == KeyState::PendingImport {
+                    // Its material is elsewhere, with whoever imported it.
+                    continue;
+                }
                 restored.enable_key(&place.caller, &request).unwrap();
             }
             let opened = restored.decrypt_data_key(&place.caller, &data_key.blob, &EncryptionContext::new());

@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use parking_lot::RwLock;
 use rustix::fs::{FallocateFlags, SeekFrom};
+
+use crate::sync::RwLock;
 
 /// A file of ciphertext. Safe to use from many threads; overlapping writes are the caller's to
 /// order.

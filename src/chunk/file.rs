@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
 use subtle::ConstantTimeEq;
 
 use super::map::MapCache;
@@ -18,7 +16,8 @@ use crate::format::slot::{COMMITMENT_LEN, Wrapped};
 use crate::format::state::FileState;
 use crate::format::{FormatError, PAGE_LEN};
 use crate::secret::Key;
-use crate::sync::{RangeLock, RangeSet};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RangeLock, RangeSet, RwLock};
 
 /// An open file of sealed chunks. Safe to use from many threads at once.
 pub struct SealedFile<B> {
@@ -44,7 +43,8 @@ pub struct SealedFile<B> {
     pub(super) lowering_pending: AtomicBool,
     /// A write failed halfway: which chunks it reached is not known.
     pub(super) uncertain: AtomicBool,
-    /// Counts writes and changes of shape, so that settling can tell that none came in between.
+    /// Counts writes, changes of shape and settlings, so that settling can tell that none came in
+    /// between.
     pub(super) changes: AtomicU64,
 }
 
@@ -131,7 +131,18 @@ impl<B: Backing> SealedFile<B> {
         Ok(Opened { file, keys })
     }
 
-    /// Opens a file. `unwrap` is called once, with the newest undamaged slot's wrapped key.
+    /// What a file's header says before anything in it is proven: what file it is, and the newest
+    /// undamaged slot's wrapped key.
+    ///
+    /// # Errors
+    /// As [`SealedFile::open`].
+    pub fn peek(backing: &B) -> Result<(Head, Wrapped), ChunkError> {
+        let page = Page::parse(&read_page(backing)?, Kind::File)?;
+        let slot = page.slots().first().ok_or(FormatError::NoValidSlot)?;
+        Ok((page.head, slot.wrapped.clone()))
+    }
+
+    /// Opens a file. Nobody may be writing to it. `unwrap` is called once, with the newest undamaged slot's wrapped key.
     ///
     /// # Errors
     /// What `unwrap` returns, [`ChunkError::Io`], and [`ChunkError::Header`] with any

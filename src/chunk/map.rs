@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::file::{SealedFile, Shape};
 use super::{Backing, ChunkError};
@@ -14,6 +13,7 @@ use crate::format::floors::{ENTRIES, INLINE, MapTable};
 use crate::format::layout::{FloorAt, MapPage};
 use crate::format::schedule::FileKeys;
 use crate::format::unit::{EpochBounds, open_map};
+use crate::sync::Mutex;
 
 /// Map pages kept per open file: 32 level-1 pages speak for 132 MB.
 const CACHED_PAGES: NonZeroUsize = NonZeroUsize::new(32).unwrap();

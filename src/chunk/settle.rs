@@ -9,9 +9,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use parking_lot::RwLockWriteGuard;
 
 use super::file::{SealedFile, Shape};
 use super::map::{Floors, first_chunk};
@@ -21,6 +18,8 @@ use crate::format::floors::{DIRECT, ENTRIES, INLINE, MapTable, ROOTS_2, ROOTS_3,
 use crate::format::layout::{FloorAt, MapPage};
 use crate::format::schedule::FileKeys;
 use crate::format::unit::seal_map;
+use crate::sync::RwLockWriteGuard;
+use crate::sync::atomic::Ordering;
 
 /// A settling under way. Dropping it abandons it without harm.
 #[derive(Debug)]
@@ -176,6 +175,8 @@ impl<B: Backing> SealedFile<B> {
             shape.state = before;
             return Err(error);
         }
+        // Another settling that is under way would seal what it found, over whatever comes now.
+        self.changes.fetch_add(1, Ordering::Relaxed);
         shape.ceiling = settling.epoch;
         shape.in_session = false;
         shape.interrupted = false;

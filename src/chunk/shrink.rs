@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::buffer::with_plaintext;
 use super::file::{SealedFile, Shape};
@@ -14,6 +13,7 @@ use crate::format::floors::{INLINE, MapTable};
 use crate::format::layout::{FloorAt, MapPage};
 use crate::format::schedule::FileKeys;
 use crate::format::unit::seal_map;
+use crate::sync::atomic::Ordering;
 
 impl<B: Backing> SealedFile<B> {
     /// Sets the size in bytes. Extending leaves a hole. Cutting below what an earlier settling

@@ -2,10 +2,8 @@
 //! units. The chunks at the two ends are read, changed and sealed again.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
-use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 
 use super::buffer::{with_ciphertext, with_plaintext};
 use super::file::{SealedFile, Shape};
@@ -16,7 +14,8 @@ use crate::crypto::{NONCE_LEN, TAG_LEN};
 use crate::format::layout::UNIT_HEAD_LEN;
 use crate::format::schedule::FileKeys;
 use crate::format::unit::chunk_aad;
-use crate::sync::RangeGuard;
+use crate::sync::atomic::Ordering;
+use crate::sync::{RangeGuard, RwLockReadGuard, RwLockWriteGuard};
 
 /// The right to write some chunks.
 struct Admission<'a> {

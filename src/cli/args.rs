@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
+use super::access_key::AccessKeyCommand;
 use super::audit_args::{AuditCommand, AuditMode};
 use super::key_args::{CreateKey, ImportCommand, KeyFormat, RotationCommand};
 use super::key_store::DEFAULT_ALIAS;
+use super::serve::Serve;
 use super::settings::idle_timeout;
 use super::store_args::StoreCommand;
 
@@ -91,11 +94,32 @@ pub(super) enum Command {
     /// A KEY is named by its id, its ARN or alias/NAME.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Say who may do what with a key, and ask why
+    ///
+    /// A policy is a JSON document as AWS KMS has them. Without one of its own, a key is for the owner
+    /// of the key store alone. docs/ACCESS.md explains.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Give and take back permissions to use a key, one by one
+    #[command(subcommand)]
+    Grant(GrantCommand),
+    /// Put words on keys, for people and for policies
+    #[command(subcommand)]
+    Tag(TagCommand),
     /// Back up, restore and look after the key store
     ///
     /// Without the key store, or a backup of it, the data is lost.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Serve the key store's keys, on this machine and to clients of AWS KMS
+    ///
+    /// Stays in the foreground and tells a service manager when it is ready. SIGTERM and SIGINT end it
+    /// once calls under way are answered; SIGHUP has it read its certificate again, and ends it if it
+    /// has none. docs/KEY-SERVICE.md says how clients are set up.
+    Serve(Serve),
+    /// Manage what users who come over the network sign their requests with
+    #[command(subcommand)]
+    AccessKey(AccessKeyCommand),
     /// Look at the log of all calls of the key store, and verify it
     #[command(subcommand)]
     Audit(AuditCommand),

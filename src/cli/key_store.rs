@@ -16,7 +16,8 @@ use crate::kms::api::{AliasRequest, CreateKeyRequest, KeyRequest, KeyResponse};
 use crate::kms::audit::Mode;
 use crate::kms::wire::{self, KMSFS, TRENT};
 use crate::kms::{
-    Caller, KeyMetadata, KmsError, Service, StoreError, StoreOptions, UnlockSecret, socket, store_exists,
+    Caller, KeyMetadata, KmsError, Realm, Service, StoreError, StoreOptions, UnlockSecret, socket,
+    store_exists,
 };
 use crate::provider::{Embedded, Provider, SocketClient};
 
@@ -81,7 +82,13 @@ impl KeyStore {
 
     /// Creates a key store and its default key.
     pub(super) fn create(dir: &Path, secret: &UnlockSecret, audit: Mode) -> CliResult<Self> {
-        let service = Service::create(dir, secret, &StoreOptions::default(), Arc::new(SystemClock))?;
+        Self::create_in(dir, secret, Realm::default(), audit)
+    }
+
+    /// As [`KeyStore::create`], for a region of an account.
+    pub(super) fn create_in(dir: &Path, secret: &UnlockSecret, realm: Realm, audit: Mode) -> CliResult<Self> {
+        let options = StoreOptions { realm, ..StoreOptions::default() };
+        let service = Service::create(dir, secret, &options, Arc::new(SystemClock))?;
         service.set_audit_mode(audit);
         let store = Self::Own(service);
         store.create_key("Default key of new volumes", Some(DEFAULT_ALIAS))?;
@@ -115,6 +122,24 @@ impl KeyStore {
     pub(super) fn describe(&self, key: &str) -> CliResult<KeyMetadata> {
         let response: KeyResponse = self.call("DescribeKey", &KeyRequest { key_id: key.to_owned() })?;
         Ok(response.key_metadata)
+    }
+
+    /// The id or ARN of a key that a person named, for the operations that take no alias. A key
+    /// that is not named by an alias is not looked up: not everybody may.
+    pub(super) fn key_id(&self, key: &str) -> CliResult<String> {
+        let is_alias = key.starts_with("alias/") || key.contains(":alias/");
+        if is_alias { Ok(self.describe(key)?.key_id.to_string()) } else { Ok(key.to_owned()) }
+    }
+
+    /// The full name of a principal that a person named in connection with a key.
+    pub(super) fn principal(&self, key: &str, who: &str) -> CliResult<String> {
+        if who.starts_with("arn:") {
+            return Ok(who.to_owned());
+        }
+        let account = self.describe(key)?.account;
+        let resource =
+            if who == "root" || who.contains('/') { who.to_owned() } else { format!("user/{who}") };
+        Ok(format!("arn:aws:iam::{account}:{resource}"))
     }
 
     /// Carries out an operation of the key service.
@@ -189,7 +214,8 @@ fn default_dir() -> CliResult<PathBuf> {
         })
 }
 
-fn no_store(dir: &Path) -> CliError {
+/// What to say when there is no key store.
+pub(super) fn no_store(dir: &Path) -> CliError {
     CliError::new(
         Code::NoKeyStore,
         format!(

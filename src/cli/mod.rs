@@ -1,5 +1,7 @@
 //! The command line.
 
+mod access_args;
+mod access_key;
 mod args;
 mod audit;
 mod audit_args;
@@ -8,6 +10,7 @@ mod dead_mount;
 mod exit;
 mod file;
 mod fsck;
+mod grant;
 mod handover;
 mod key;
 mod key_args;
@@ -18,14 +21,17 @@ mod log;
 mod mount;
 mod mount_helper;
 mod output;
+mod policy;
 mod recovery_kit;
 mod scrub;
 mod secret;
+mod serve;
 mod settings;
 mod signals;
 mod status;
 mod store;
 mod store_args;
+mod tag;
 mod volume;
 
 use std::process::ExitCode;
@@ -92,7 +98,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
     })?;
     // A check reports itself what the log would repeat.
     let is_quiet = matches!(arguments.command, Command::Fsck(_)) && global.verbose == 0;
-    if !matches!(arguments.command, Command::Mount(_)) && !is_quiet {
+    if !matches!(arguments.command, Command::Mount(_) | Command::Serve(_)) && !is_quiet {
         log::to_stderr(global.verbose);
     }
     let done = match arguments.command {
@@ -116,6 +122,11 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             }
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
+        Command::Policy(command) => policy::run(global, &command, output),
+        Command::Grant(command) => grant::run(global, &command, output),
+        Command::Tag(command) => tag::run(global, &command, output),
+        Command::AccessKey(command) => access_key::run(global, &command, output),
+        Command::Serve(arguments) => serve::serve(global, &arguments, output),
         Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),

@@ -113,7 +113,8 @@ fn check(passphrase: Passphrase) -> CliResult<UnlockSecret> {
     Ok(UnlockSecret::Passphrase(passphrase))
 }
 
-fn read_file(path: &Path) -> CliResult<Vec<u8>> {
+/// The contents of a file that holds a secret.
+pub(super) fn read_file(path: &Path) -> CliResult<Vec<u8>> {
     let read = |path: &Path| {
         let file = std::fs::File::open(path)?;
         let mut bytes = Vec::with_capacity(4096);

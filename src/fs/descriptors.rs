@@ -7,10 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::Weak;
 
-use parking_lot::Mutex;
-
 use super::disk::Disk;
 use super::inode::Inode;
+use crate::sync::Mutex;
 
 /// Descriptors looked at for each one that is added, at most.
 const STEPS: usize = 8;

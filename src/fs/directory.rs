@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -21,6 +20,7 @@ use crate::format::state::DirectoryState;
 use crate::format::{DIRECTORY_NAME, FormatError, Id, PAGE_LEN};
 use crate::names::{self, Entry, MAX_SIDECAR_LEN, sidecar_of};
 use crate::secret::Key;
+use crate::sync::RwLock;
 use crate::sys;
 
 /// Backing attribute that repeats a directory's id.

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
 use rustix::fs::Stat;
 
 use super::attr::{FileKind, keyless_size};
@@ -14,6 +12,8 @@ use super::directory::Directory;
 use super::open_file::OpenFile;
 use super::volume::Volume;
 use super::{FsError, FsResult, ROOT_INO};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::sys;
 
 /// An inode of the backing filesystem.
@@ -60,6 +60,13 @@ pub(super) struct Opening {
 }
 
 impl Opening {
+    /// The open file, with a handle more, if there is one.
+    pub(super) fn join(&mut self, write: bool) -> Option<Arc<OpenFile>> {
+        let file = self.file.clone()?;
+        self.count(write);
+        Some(file)
+    }
+
     /// Counts a handle, which may write or not.
     pub(super) fn count(&mut self, write: bool) {
         self.handles += 1;

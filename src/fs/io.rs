@@ -1,7 +1,6 @@
 //! Operations on open files.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::directory::Directory;
 use super::inode::Inode;
@@ -9,6 +8,7 @@ use super::keys::Access;
 use super::open_file::{Handle, OpenFile};
 use super::privileges::{drop_privileges, drop_set_ids};
 use super::{FileKind, Fs, FsError, FsResult, Requester};
+use crate::sync::atomic::Ordering;
 
 /// Unsynced directory records beyond which one flush of the whole filesystem is cheaper.
 const MANY_RECORDS: usize = 8;

@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-
-use parking_lot::{MappedRwLockReadGuard, Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
 
 use super::open_file::OpenFile;
 use super::{Fs, FsError, FsResult};
 use crate::format::Id;
 use crate::format::schedule::FileKeys;
 use crate::kms::EncryptionContext;
+use crate::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use crate::sync::{MappedRwLockReadGuard, Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
 
 /// On whose behalf a file's keys are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,11 +32,10 @@ mod xattr;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::provider::{CacheSettings, KeyCache, Provider};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 pub use attr::Time;
 pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};

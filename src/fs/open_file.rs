@@ -3,9 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, Ordering};
 
-use parking_lot::{MutexGuard, RwLock};
 use rustix::fs::{Mode, OFlags};
 
 use super::disk::{Disk, DiskFile};
@@ -16,6 +14,9 @@ use super::{Fs, FsError, FsResult};
 use crate::chunk::{Backing, ChunkError, Integrity, Opened, SealedFile};
 use crate::format::FormatError;
 use crate::format::schedule::FileKeys;
+use crate::secret::Key;
+use crate::sync::atomic::{AtomicI64, Ordering};
+use crate::sync::{MutexGuard, RwLock};
 
 /// A regular file while it has handles, and until it is settled after the last was closed.
 pub(super) struct OpenFile {
@@ -165,23 +166,10 @@ impl Fs {
     /// The open file of an inode, opened if it is not, unwrapping its data key. Counts a handle,
     /// which [`Fs::close_file`] takes back.
     pub(super) fn open_file(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
-        let known = {
-            let mut opening = inode.opening();
-            if opening.file.is_some() {
-                opening.count(want_write);
-            }
-            opening.file.clone()
-        };
+        let known = inode.opening().join(want_write);
         let open = match known {
             Some(open) => open,
-            None => {
-                // The key service is asked without any lock held; whoever is first keeps its
-                // result.
-                let opened = self.read_in(inode, want_write)?;
-                let mut opening = inode.opening();
-                opening.count(want_write);
-                Arc::clone(opening.file.get_or_insert(opened))
-            }
+            None => self.read_in(inode, want_write)?,
         };
         let writable = match want_write && !self.volume.read_only {
             true => open.sealed.backing().make_writable(&self.volume.disk, inode),
@@ -245,23 +233,46 @@ impl Fs {
         }
     }
 
-    /// Opens an inode's backing file and unwraps its data key.
+    /// Opens an inode's backing file and unwraps its data key, unless somebody was faster. Counts a
+    /// handle.
     fn read_in(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
-        let disk = Ciphertext::open(&self.volume, inode, want_write)?;
-        let integrity = self.integrity_of(inode);
-        let mut gate = None;
-        let opened = SealedFile::open(disk, integrity, |head, wrapped| {
-            if head.volume != self.volume.id {
-                return Err(FsError::from(ChunkError::Header(FormatError::Forged)));
+        loop {
+            let disk = Ciphertext::open(&self.volume, inode, want_write)?;
+            // The key service is asked without any lock held.
+            let fetched = self.fetch_for(&disk);
+            // The file is judged with the lock held: whoever has opened it may be changing it by now.
+            let mut opening = inode.opening();
+            if let Some(open) = opening.join(want_write) {
+                return Ok(open);
             }
-            let gate = gate.insert(self.gates.of(&wrapped.key_arn));
-            gate.check_program()?;
-            let context = file_context(head.volume, head.object);
-            Ok(self.cache.unwrap(&*self.provider, &wrapped.blob, &context)?)
-        });
-        let opened = opened.map_err(|error| self.name_damage(inode, error))?;
-        let Some(gate) = gate else { return Err(FsError::new(libc::EIO)) };
-        Ok(Arc::new(OpenFile::new(opened, gate)))
+            let (blob, data_key, gate) = fetched.map_err(|error| self.name_damage(inode, error))?;
+            let mut current = true;
+            let opened = SealedFile::open(disk, self.integrity_of(inode), |_, wrapped| {
+                current = wrapped.blob == blob;
+                if current { Ok(data_key) } else { Err(FsError::new(libc::EAGAIN)) }
+            });
+            if !current {
+                continue;
+            }
+            let opened = opened.map_err(|error| self.name_damage(inode, error))?;
+            opening.file = Some(Arc::new(OpenFile::new(opened, gate)));
+            if let Some(open) = opening.join(want_write) {
+                return Ok(open);
+            }
+        }
+    }
+
+    /// A closed file's data key, wrapped and unwrapped, and the gate of its master key.
+    fn fetch_for(&self, disk: &Ciphertext) -> FsResult<(Vec<u8>, Arc<Key>, Arc<Gate>)> {
+        let (head, wrapped) = SealedFile::peek(disk)?;
+        if head.volume != self.volume.id {
+            return Err(ChunkError::Header(FormatError::Forged).into());
+        }
+        let gate = self.gates.of(&wrapped.key_arn);
+        gate.check_program()?;
+        let context = file_context(head.volume, head.object);
+        let data_key = self.cache.unwrap(&*self.provider, &wrapped.blob, &context)?;
+        Ok((wrapped.blob, data_key, gate))
     }
 
     pub(super) fn handle(&self, fh: u64) -> FsResult<Arc<Handle>> {

@@ -11,7 +11,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::fs::{OFlags, RawDir, SeekFrom};
 
 use super::attr::FileKind;
@@ -20,6 +19,7 @@ use super::disk::Disk;
 use super::inode::Inode;
 use super::{Attr, Fs, FsError, FsResult};
 use crate::names::{self, Entry};
+use crate::sync::Mutex;
 
 /// Bytes of backing entries to ask for at a time.
 const BATCH: usize = 32 << 10;

@@ -9,15 +9,15 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 
 use super::directory::Directory;
 use super::inode::Inode;
-use super::{DirEntry, FileKind, Fs, FsError, FsResult};
+use super::{DirEntry, FileKind, Fs, FsResult};
 use crate::chunk::Backing;
 use crate::format::PAGE_LEN;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 impl Fs {
     /// Looks at everything that a crash may have left; returns when done or when `stop` is set.
@@ -116,6 +116,8 @@ impl Fs {
     fn begin_anew(&self, directory: &Directory, inode: &Arc<Inode>) -> FsResult<()> {
         let mut page = [0; PAGE_LEN];
         let file = self.volume.disk.reopen_file(&*inode.fd()?, OFlags::RDWR)?;
+        // Held from the look at the header on: whoever opens the file writes one.
+        let mut opening = inode.opening();
         file.read_at(&mut page, 0)?;
         if page.iter().any(|&b| b != 0) {
             return Ok(());
@@ -123,10 +125,6 @@ impl Fs {
         tracing::warn!("{}: its header was never durable; it is empty now", inode.path());
         file.set_len(0)?;
         self.remove_sealed_attributes(inode)?;
-        let mut opening = inode.opening();
-        if opening.file.is_some() {
-            return Err(FsError::new(libc::EBUSY));
-        }
         opening.file = Some(Arc::new(self.begin_file(directory, file)?));
         opening.count(true);
         drop(opening);

@@ -2,10 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
+use std::time::Duration;
 
 use super::inode::Inode;
 use super::keep::keep_attributes;
@@ -13,6 +10,8 @@ use super::keys::Access;
 use super::open_file::OpenFile;
 use super::{Fs, FsResult};
 use crate::chunk::{Settling, Step};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Condvar, Instant, Mutex};
 
 /// Seconds that a file rests after its last use before it is settled.
 const REST: i64 = 3;

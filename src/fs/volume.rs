@@ -3,9 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
@@ -20,6 +18,8 @@ use crate::format::slot::Wrapped;
 use crate::format::state::VolumeState;
 use crate::format::{FormatError, Id, VOLUME_COPY_NAME, VOLUME_NAME};
 use crate::provider::{Provider, ProviderError};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys;
 
 /// Epochs reserved with one durable write. A file needs one per settling.

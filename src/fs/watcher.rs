@@ -6,9 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Fs;
 use super::error::errno_of_state;
@@ -16,6 +14,8 @@ use super::inode::Inode;
 use super::keys::Gate;
 use super::open_file::OpenFile;
 use crate::kms::{CutReport, KeyId, KeyState, KeyWatcher, MountStatus, Unwritten};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Instant, mpsc, thread};
 
 /// Passes over a key's files while writes keep arriving.
 const MAX_PASSES: u32 = 3;
@@ -110,7 +110,7 @@ impl Fs {
         let Some(kernel) = self.kernel.read().clone() else { return Vec::new() };
         let (done, answers) = mpsc::channel();
         let inos: Vec<u64> = files.iter().map(|(inode, _)| inode.ino).collect();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             for ino in inos {
                 if let Err(error) = kernel.invalidate(ino) {
                     tracing::warn!("inode {ino}: cached pages could not be dropped: {error}");

@@ -49,7 +49,7 @@ pub enum KeyManager {
 
 named! {
     /// The operations of the key service.
-    #[allow(missing_docs)] // Each is the AWS KMS operation of its name.
+    #[allow(missing_docs)] // Each is the AWS KMS operation of its name; the last four are of our own.
     Operation, "operation" {
         CreateKey = "CreateKey",
         DescribeKey = "DescribeKey",
@@ -99,6 +99,10 @@ named! {
         CreateCustomKeyStore = "CreateCustomKeyStore",
         ConnectCustomKeyStore = "ConnectCustomKeyStore",
         DescribeCustomKeyStores = "DescribeCustomKeyStores",
+        CreateAccessKey = "CreateAccessKey",
+        ListAccessKeys = "ListAccessKeys",
+        UpdateAccessKey = "UpdateAccessKey",
+        DeleteAccessKey = "DeleteAccessKey",
     }
 }
 
@@ -123,6 +127,7 @@ impl Operation {
                     | Op::ListRetirableGrants
                     | Op::GetParametersForImport
                     | Op::DescribeCustomKeyStores
+                    | Op::ListAccessKeys
             )
     }
 

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::id::KeyId;
 use super::state::KeyState;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Instant, Mutex, mpsc, thread};
 
 /// A user of data keys that must let go of them when their master key is revoked. Methods are
 /// called from threads of the service, for different keys also at once, and never while a lock

@@ -13,13 +13,13 @@ mod table;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
 use crate::fs::{Fs, FsError, FsResult, KernelCache};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use adapter::Adapter;
 use ending::Ending;
 

@@ -8,15 +8,15 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lru::LruCache;
-use parking_lot::{Condvar, Mutex};
 
 use super::{Provider, ProviderError};
 use crate::crypto::kdf::{DIGEST_LEN, sha256};
 use crate::kms::{Blob, EncryptionContext, KeyId};
 use crate::secret::Key;
+use crate::sync::{Condvar, Instant, Mutex};
 
 /// Fetches of one call that may be overtaken by evictions before it gives up.
 const MAX_FETCHES: u32 = 4;

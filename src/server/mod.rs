@@ -1,4 +1,5 @@
-//! The key service on a Unix socket beside its store, for the other processes of this machine.
+//! The key service on a Unix socket beside its store, for the other processes of this machine, and,
+//! in [`http`], over TCP.
 //!
 //! One thread per connection; the number of connections is bounded, and so is the time that a
 //! peer may take in the middle of a frame. The caller is the peer's user as the kernel names it.
@@ -6,6 +7,7 @@
 //! they may do; users who are not the owner have a share of the connections and no more.
 
 mod connection;
+pub mod http;
 mod mounts;
 
 #[cfg(test)]
@@ -53,6 +55,7 @@ pub struct Server {
 /// What the server's threads have in common.
 struct Shared {
     service: Arc<Service>,
+    listener: UnixListener,
     /// Effective user of this process.
     owner: u32,
     mounts: AtomicUsize,
@@ -89,6 +92,7 @@ impl Server {
         let listener = socket::bind(service.dir())?;
         let shared = Arc::new(Shared {
             service,
+            listener,
             owner: rustix::process::geteuid().as_raw(),
             mounts: AtomicUsize::new(0),
             state: Mutex::default(),
@@ -97,7 +101,7 @@ impl Server {
         let (accepting, ticking) = (Arc::clone(&shared), Arc::clone(&shared));
         let mut server = Self { shared, threads: Vec::new() };
         server.threads.push(spawn("kms-tick", move || ticking.tick())?);
-        server.threads.push(spawn("kms-accept", move || accepting.accept(&listener))?);
+        server.threads.push(spawn("kms-accept", move || accepting.accept())?);
         Ok(server)
     }
 
@@ -125,8 +129,9 @@ impl Server {
             }
         }
         self.shared.changed.notify_all();
-        // Wakes the accepting thread, which looks at `end` first.
-        let _ = socket::connect(self.shared.service.dir(), FRAME_TIMEOUT);
+        // Wakes the accepting thread, which looks at `end` first. The socket's name, by which it could
+        // be woken too, may be gone. Cannot fail: it is a socket, and it listens.
+        let _ = rustix::net::shutdown(&self.shared.listener, rustix::net::Shutdown::Both);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the key server panicked");
@@ -152,9 +157,9 @@ impl Drop for Server {
 }
 
 impl Shared {
-    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+    fn accept(self: &Arc<Self>) {
         loop {
-            let accepted = listener.accept();
+            let accepted = self.listener.accept();
             if self.state.lock().end {
                 return;
             }

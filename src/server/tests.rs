@@ -73,6 +73,21 @@ fn until(what: &str, done: impl Fn() -> bool) {
 }
 
 #[test]
+fn a_server_ends_when_the_directory_of_its_socket_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(create(dir.path())).unwrap();
+    // The accepting thread is waiting, as it does nearly always.
+    thread::sleep(Duration::from_millis(20));
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        drop(server);
+        ended.send(()).unwrap();
+    });
+    end.recv_timeout(Duration::from_secs(10)).expect("the server does not end");
+}
+
+#[test]
 fn two_clients_share_keys_and_errors_arrive_typed() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(create(dir.path())).unwrap();

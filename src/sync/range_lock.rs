@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use parking_lot::{Condvar, Mutex};
+use super::{Condvar, Mutex};
 
 /// Lets any number of holders share overlapping ranges, and one holder have a range alone.
 /// Not fair: a stream of readers of one range can hold up a writer of it.

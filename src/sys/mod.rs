@@ -2,6 +2,7 @@
 //! phrase.
 #![allow(unsafe_code)]
 
+pub mod activation;
 pub mod identity;
 pub mod process;
 

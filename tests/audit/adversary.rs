@@ -203,7 +203,7 @@ fn a_log_whose_beginning_is_archived_says_from_where_it_is() {
 fn without_the_key_damage_is_found() {
     let victim = Victim::new();
     assert!(verify_files(None, &victim.files, None).is_sound());
-    let mut damaged = victim.files.clone();
+    let mut damaged = victim.files;
     damaged[1].1[300] ^= 4;
     let report = verify_files(None, &damaged, None);
     assert!(!report.is_sound() && !report.authenticated);

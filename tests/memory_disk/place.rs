@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kmsfs::clock::ManualClock;
-use kmsfs::kms::api::{KeyRequest, ListAliasesRequest, ListKeyRotationsRequest, ListKeysRequest};
+use kmsfs::kms::api::{
+    GetKeyPolicyRequest, KeyRequest, ListAliasesRequest, ListGrantsRequest, ListKeyRotationsRequest,
+    ListKeysRequest, ListResourceTagsRequest,
+};
 use kmsfs::kms::{Caller, Costs, KeyId, Service, StoreError, StoreOptions, UnlockSecret};
 use kmsfs::secret::Passphrase;
 
@@ -16,13 +19,15 @@ use super::MemoryDisk;
 /// What a caller can see of a store.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct View {
-    /// State, description, deletion and versions of every key that ever was; `None` for none.
+    /// State, description, deletion, versions, tags, policy and grants of every key that ever was; `None` for none.
     pub(crate) keys: BTreeMap<KeyId, String>,
     pub(crate) listed: Vec<KeyId>,
     pub(crate) internal: usize,
     pub(crate) aliases: Vec<(String, KeyId)>,
     pub(crate) slots: Vec<u32>,
     pub(crate) backup: Option<PathBuf>,
+    /// Id, user and state of every access key.
+    pub(crate) access_keys: Vec<String>,
 }
 
 /// A store on a disk in memory. Its lock is in a directory of the real one, which also says where
@@ -85,12 +90,23 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
             limit: None,
             marker: None,
         };
-        format!("{metadata:?} {:?}", service.list_key_rotations(caller, &request).unwrap().rotations)
+        let key_id = key.to_string();
+        let tags = ListResourceTagsRequest { key_id: key_id.clone(), ..Default::default() };
+        let policy = GetKeyPolicyRequest { key_id: key_id.clone(), policy_name: None };
+        let grants = ListGrantsRequest { key_id, limit: Some(100), ..Default::default() };
+        format!(
+            "{metadata:?} {:?} {:?} {} {:?}",
+            service.list_key_rotations(caller, &request).unwrap().rotations,
+            service.list_resource_tags(caller, &tags).unwrap().tags,
+            service.get_key_policy(caller, &policy).unwrap().policy,
+            service.list_grants(caller, &grants).unwrap().grants,
+        )
     };
     let listed =
         service.list_keys(caller, &ListKeysRequest { limit: Some(1000), ..ListKeysRequest::default() });
     let aliases = service.list_aliases(caller, &ListAliasesRequest::default()).unwrap().aliases;
     let info = service.store_info().unwrap();
+    let access_keys = service.list_access_keys(caller).unwrap().access_keys.into_iter();
     View {
         keys: keys.iter().map(|key| (*key, describe(key))).collect(),
         listed: listed.unwrap().keys.into_iter().map(|key| key.key_id).collect(),
@@ -98,5 +114,6 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
         aliases: aliases.into_iter().map(|alias| (alias.alias_name, alias.target_key_id)).collect(),
         slots: info.slots.into_iter().map(|slot| slot.number).collect(),
         backup: info.backup,
+        access_keys: access_keys.map(|key| format!("{key:?}")).collect(),
     }
 }

@@ -2,6 +2,7 @@
 //! for each family of operations. Unknown members are ignored; times are seconds since 1970; bytes
 //! are base64.
 
+mod access_keys;
 mod aliases;
 mod asymmetric;
 mod crypto;
@@ -14,6 +15,7 @@ mod status;
 mod tags;
 
 pub use super::encoding::SecretBytes;
+pub use access_keys::*;
 pub use aliases::*;
 pub use asymmetric::*;
 pub use crypto::*;

@@ -24,7 +24,7 @@ pub(in crate::kms) struct Parsed {
 enum Kind {
     /// Used as it is stored.
     Symmetric,
-    Mac(MacKey),
+    Mac(Box<MacKey>),
     RsaEncrypting(rsa::Encrypting),
     RsaSigning(rsa::Signing),
     Curve(CurveKey),
@@ -60,7 +60,7 @@ impl Parsed {
     /// [`NotMaterial`] when the bytes are of another spec, or no key at all.
     pub(in crate::kms) fn new(spec: KeySpec, usage: KeyUsage, bytes: &[u8]) -> Result<Self, NotMaterial> {
         let kind = if let Some(algorithm) = spec.mac_algorithms().first() {
-            Kind::Mac(MacKey::parse(*algorithm, bytes)?)
+            Kind::Mac(Box::new(MacKey::parse(*algorithm, bytes)?))
         } else if let Some(bits) = rsa::bits(spec) {
             match usage {
                 KeyUsage::EncryptDecrypt => Kind::RsaEncrypting(rsa::Encrypting::parse(bits, bytes)?),

@@ -208,10 +208,11 @@ fn principals(json: &Json) -> Result<Principals, String> {
         match kind.as_str() {
             "AWS" => named.iter().try_for_each(|text| principals.add(text))?,
             // No service calls this one, so these match nobody.
-            "Service" => match named.iter().find(|name| !is_service(name)) {
-                Some(name) => return Err(format!("{name:?} is not a service's name")),
-                None => {}
-            },
+            "Service" => {
+                if let Some(name) = named.iter().find(|name| !is_service(name)) {
+                    return Err(format!("{name:?} is not a service's name"));
+                }
+            }
             _ => return Err(format!("{kind:?} is not a kind of principal; AWS and Service are")),
         }
     }

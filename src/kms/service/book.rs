@@ -235,9 +235,10 @@ impl Entry {
             deletion_date: record.deletion.map(|deletion| deletion.at),
             pending_deletion_window_in_days: record.deletion.map(|deletion| deletion.window_days),
             valid_to: expires,
-            expiration_model: imported.then(|| match expires {
-                Some(_) => ExpirationModel::Expires,
-                None => ExpirationModel::DoesNotExpire,
+            expiration_model: imported.then_some(if expires.is_some() {
+                ExpirationModel::Expires
+            } else {
+                ExpirationModel::DoesNotExpire
             }),
             key_spec: record.spec,
             customer_master_key_spec: record.spec,

@@ -4,10 +4,10 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use crate::sync::Mutex;
 use jiff::{SignedDuration, Timestamp};
 use lru::LruCache;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-use parking_lot::Mutex;
 
 use super::Caller;
 use crate::kms::error::{ErrorKind, KmsError};

@@ -1,5 +1,6 @@
 //! The service itself: what is in memory, and the choke point that every call passes.
 
+mod access_keys;
 mod aliases;
 mod audit;
 mod book;
@@ -33,11 +34,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::{Mutex, RwLock};
 
 use super::api::StatusResponse;
 use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, Setup};
@@ -48,12 +47,15 @@ use super::state::{self, KeyManager, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
+use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use book::{Book, Entry};
 use directory::Directory;
 use facts::Facts;
 use permit::Rights;
 use transition::Turns;
 
+pub use access_keys::AccessKey;
 pub use crypt::{DataKey, UnwrappedDataKey};
 
 /// How long a mount may take to write back what is dirty under a key that is being revoked.
@@ -132,8 +134,8 @@ pub struct Service {
     watchers: Arc<Watchers>,
     /// Milliseconds since 1970 of what the clock does to a key next; see [`Book::next_due`].
     next_due: AtomicI64,
-    /// Whether the store's file was looked at before the first write that nobody asked for.
-    checked: AtomicBool,
+    /// Whether the store's file was made anew for the first write that nobody asked for.
+    renewed: AtomicBool,
     /// Milliseconds since 1970 when counts and last uses are to be written next.
     next_flush: AtomicI64,
     audit: AuditLog,
@@ -294,14 +296,19 @@ impl Service {
         )
     }
 
-    /// The store, its keys by state, its mounts.
-    pub fn status(&self) -> StatusResponse {
+    /// The number of keys in each state, internal ones left out.
+    pub fn keys_by_state(&self) -> BTreeMap<String, u64> {
         let mut keys = BTreeMap::new();
         for entry in self.book.read().keys.values() {
             if entry.record.manager != KeyManager::Internal {
                 *keys.entry(entry.record.state.to_string()).or_default() += 1;
             }
         }
+        keys
+    }
+
+    /// The store, its keys by state, its mounts.
+    pub fn status(&self) -> StatusResponse {
         StatusResponse {
             store_id: self.store.id().to_string(),
             directory: self.store.dir().display().to_string(),
@@ -310,7 +317,7 @@ impl Service {
             pid: std::process::id(),
             unlocked: true,
             memory_locked: crate::secret::all_locked(),
-            keys,
+            keys: self.keys_by_state(),
             mounts: self.mounts(),
         }
     }
@@ -415,7 +422,7 @@ impl Service {
             default_policy,
             rights: RwLock::new(rights),
             next_due: AtomicI64::new(book.next_due()),
-            checked: AtomicBool::new(false),
+            renewed: AtomicBool::new(false),
             next_flush: AtomicI64::new(i64::MIN),
             store,
             clock,

@@ -80,11 +80,13 @@ impl Service {
         let Some(entry) = entry else { return permit_general(identity, action) };
         self.check_tokens(call)?;
         let asked = self.asked(call, identity, entry, action);
-        let Some(unsaid) = self.by_policy(&asked)? else { return Ok(()) };
+        if self.by_policy(&asked)? == Spoken::Allowed {
+            return Ok(());
+        }
         let rights = self.rights.read();
         match rights.grants.allowing(&entry.record.id, identity, action, asked.context) {
             Some(_) => Ok(()),
-            None => Err(unsaid),
+            None => Err(unsaid(&asked)),
         }
     }
 
@@ -98,18 +100,20 @@ impl Service {
         let identity = call.identity()?;
         self.check_tokens(call)?;
         let asked = self.asked(call, identity, entry, known_action("CreateGrant")?);
-        let Some(unsaid) = self.by_policy(&asked)? else { return Ok(()) };
+        if self.by_policy(&asked)? == Spoken::Allowed {
+            return Ok(());
+        }
         let rights = self.rights.read();
         match child.and_then(|child| rights.grants.covering(identity, child)) {
             Some(_) => Ok(()),
-            None => Err(unsaid),
+            None => Err(unsaid(&asked)),
         }
     }
 
     /// Whether a policy denies `call` outright, for what policies alone cannot allow.
     pub(super) fn check_no_deny(&self, call: &Call<'_>, entry: &Entry, action: &str) -> Result<(), KmsError> {
         let asked = self.asked(call, call.identity()?, entry, known_action(action)?);
-        self.by_policy(&asked).map(|_unsaid| ())
+        self.by_policy(&asked).map(drop)
     }
 
     /// What the key's policy comes to.
@@ -121,19 +125,13 @@ impl Service {
         }
     }
 
-    /// Answers the refusal that stands unless a grant allows it; `None` if the policy does.
-    fn by_policy(&self, asked: &Asked<'_>) -> Result<Option<KmsError>, KmsError> {
-        let (user, action, key) = (asked.identity.arn(), asked.action, &asked.entry.arn);
-        let denied = |why: &str| {
-            let message =
-                format!("User: {user} is not authorized to perform: {action} on resource: {key} {why}");
-            KmsError::new(ErrorKind::AccessDenied, message)
-        };
+    /// What the key's policy has to say, short of a refusal.
+    fn by_policy(&self, asked: &Asked<'_>) -> Result<Spoken, KmsError> {
         match self.decide(asked).verdict {
-            Verdict::Allowed => Ok(None),
-            Verdict::ExplicitlyDenied => Err(denied("with an explicit deny in a resource-based policy")),
-            Verdict::ImplicitlyDenied => {
-                Ok(Some(denied(&format!("because no resource-based policy allows the {action} action"))))
+            Verdict::Allowed => Ok(Spoken::Allowed),
+            Verdict::ImplicitlyDenied => Ok(Spoken::Unsaid),
+            Verdict::ExplicitlyDenied => {
+                Err(denied(asked, "with an explicit deny in a resource-based policy"))
             }
         }
     }
@@ -188,6 +186,25 @@ impl Service {
         );
         Err(KmsError::new(ErrorKind::AccessDenied, message))
     }
+}
+
+/// What a policy says of a request that it does not refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Allowed,
+    /// A grant may allow it.
+    Unsaid,
+}
+
+/// The refusal of what neither the policy nor a grant allows.
+fn unsaid(asked: &Asked<'_>) -> KmsError {
+    denied(asked, &format!("because no resource-based policy allows the {} action", asked.action))
+}
+
+fn denied(asked: &Asked<'_>, why: &str) -> KmsError {
+    let (user, action, key) = (asked.identity.arn(), asked.action, &asked.entry.arn);
+    let message = format!("User: {user} is not authorized to perform: {action} on resource: {key} {why}");
+    KmsError::new(ErrorKind::AccessDenied, message)
 }
 
 fn known_action(name: &str) -> Result<Action, KmsError> {
@@ -353,11 +370,11 @@ impl policy::Facts for Asked<'_> {
             }
             ConditionKey::EncryptionAlgorithm => self.encryption_algorithm(found),
             ConditionKey::GrantOperations if self.is(&["CreateGrant"]) => {
-                self.give("Operations", None, found)
+                self.give("Operations", None, found);
             }
             ConditionKey::GranteePrincipal if self.is(&grants) => self.give("GranteePrincipal", None, found),
             ConditionKey::RetiringPrincipal if self.is(&grants) => {
-                self.give("RetiringPrincipal", None, found)
+                self.give("RetiringPrincipal", None, found);
             }
             ConditionKey::GrantIsForAwsResource if self.is(&grants) => found(Value::Bool(false)),
             ConditionKey::GrantConstraintType if self.is(&["CreateGrant"]) => {

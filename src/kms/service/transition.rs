@@ -6,11 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread;
 
 use jiff::{SignedDuration, Timestamp};
-use parking_lot::{Condvar, Mutex};
 
 use super::book::{Entry, Spelling};
 use super::facts::Facts;
@@ -22,6 +19,8 @@ use crate::kms::id::{Arn, KeyId, Resource};
 use crate::kms::state::{KeyState, Operation};
 use crate::kms::store::{Change, Deletion, KeyRecord, Record, RecordName};
 use crate::kms::watch::{CutReport, KeyWatcher, merge};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Condvar, Mutex, thread};
 
 const MIN_WINDOW_DAYS: u32 = 7;
 const MAX_WINDOW_DAYS: u32 = 30;

@@ -117,8 +117,8 @@ impl Service {
         if news.is_empty() {
             return;
         }
-        if !self.checked.swap(true, Ordering::Relaxed) {
-            self.store.check_before_writing();
+        if !self.renewed.swap(true, Ordering::Relaxed) {
+            self.store.start_anew();
         }
         let changes: Vec<_> = news.iter().map(|(record, _)| Change::Put(record)).collect();
         if let Err(error) = self.store.commit(&changes) {

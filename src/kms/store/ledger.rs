@@ -11,8 +11,8 @@
 
 use std::thread::{self, ThreadId};
 
+use crate::sync::Mutex;
 use data_encoding::HEXLOWER;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;

@@ -31,13 +31,13 @@ use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
 use redb::Database;
 
 use super::audit::{EventId, Head};
 use super::id::{Realm, StoreId};
 use super::schedule::Costs;
 use crate::secret::Key;
+use crate::sync::Mutex;
 use file::FILE;
 use image::{AUDIT, Edit, Image, NEXT_SLOT};
 use ledger::Ledger;
@@ -186,12 +186,11 @@ impl Store {
         self.write(&mut self.writer.lock(), edits, &self.resources(changes), importance)
     }
 
-    /// Looks whether the file is fit to be written to: one that was damaged while it lay there is
-    /// made anew with the next commit. For writes that nobody asked for and that must do no harm.
-    pub(super) fn check_before_writing(&self) {
-        if let Err(error) = self.writer.lock().check_file() {
-            tracing::error!(%error, "the key store's file is damaged, and is made anew");
-        }
+    /// Lets the next commit go to a new file, made from what was acknowledged. For writes that
+    /// nobody asked for: they must do no harm to a file that was damaged while it lay there, where
+    /// it can still be read, and the database gives up whoever writes to it.
+    pub(super) fn start_anew(&self) {
+        self.writer.lock().distrust();
     }
 
     /// The unlock slots, by number.

@@ -198,7 +198,8 @@ impl Writer {
         }
     }
 
-    fn distrust(&mut self) {
+    /// The file is not written to any more.
+    pub(super) fn distrust(&mut self) {
         self.database = None;
         self.sound = false;
     }

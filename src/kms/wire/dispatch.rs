@@ -113,9 +113,15 @@ fn look_after(
     request: &Value,
 ) -> Result<Value, Refused> {
     let changes = !matches!(operation, "Status" | "StoreInfo" | "CheckStore" | "VerifyAudit");
-    // Whoever may read a key's policy may ask what it comes to.
-    if operation == "SimulateKeyPolicy" {
-        return call(request, |request| service.simulate_key_policy(caller, &request));
+    match operation {
+        // Whoever may read a key's policy may ask what it comes to.
+        "SimulateKeyPolicy" => return call(request, |request| service.simulate_key_policy(caller, &request)),
+        // These are operations like others, and decide and log by themselves.
+        "CreateAccessKey" => return call(request, |request| service.create_access_key(caller, &request)),
+        "ListAccessKeys" => return Ok(answer(&service.list_access_keys(caller)?)?),
+        "UpdateAccessKey" => return call(request, |request| service.update_access_key(caller, &request)),
+        "DeleteAccessKey" => return call(request, |request| service.delete_access_key(caller, &request)),
+        _ => {}
     }
     let carried_out = || match operation {
         "Status" => Ok(answer(&service.status())?),

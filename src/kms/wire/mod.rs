@@ -35,6 +35,9 @@ pub const KMSFS: &str = "Kmsfs.";
 /// Target that turns its connection into a mount's event channel.
 pub const ATTACH_MOUNT: &str = "Kmsfs.AttachMount";
 
+/// Members that hold secrets.
+const SECRETS: [&str; 3] = ["Plaintext", "PrivateKeyPlaintext", "SecretAccessKey"];
+
 /// A call on its way to the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -109,9 +112,7 @@ pub fn wipe(body: &mut Value) {
     let Value::Object(members) = body else { return };
     for (name, value) in members {
         match value {
-            Value::String(text) if matches!(name.as_str(), "Plaintext" | "PrivateKeyPlaintext") => {
-                text.zeroize()
-            }
+            Value::String(text) if SECRETS.contains(&name.as_str()) => text.zeroize(),
             nested => wipe(nested),
         }
     }

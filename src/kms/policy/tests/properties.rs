@@ -115,6 +115,7 @@ fn explaining_agrees_with_deciding() {
 /// Run it for figures: `cargo test --release --lib policy -- --ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
+#[allow(clippy::print_stdout, reason = "figures are what it is for")]
 fn how_long_a_decision_takes() {
     let policies = [("default", default_policy(ACCOUNT)), ("fifty statements", fifty())];
     let (root, alice) = (root(), alice());

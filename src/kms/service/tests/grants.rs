@@ -6,19 +6,24 @@ use super::access::{arn, user};
 use super::*;
 use crate::kms::wire::dispatch;
 
-const ALICE: u32 = 61_000;
-const BOB: u32 = 61_001;
+pub(super) const ALICE: u32 = 61_000;
+pub(super) const BOB: u32 = 61_001;
 
-fn person(uid: u32) -> String {
+pub(super) fn person(uid: u32) -> String {
     arn(&format!("user/{uid}"))
 }
 
-fn call(world: &World, caller: &Caller, operation: &str, body: &Value) -> Result<Value, KmsError> {
+pub(super) fn call(world: &World, caller: &Caller, operation: &str, body: &Value) -> Result<Value, KmsError> {
     dispatch(world.service(), caller, &format!("TrentService.{operation}"), body)
 }
 
 /// CreateGrant by the owner for Alice, with further members.
-fn grant(world: &World, key: &KeyMetadata, operations: &[&str], more: &Value) -> Result<Value, KmsError> {
+pub(super) fn grant(
+    world: &World,
+    key: &KeyMetadata,
+    operations: &[&str],
+    more: &Value,
+) -> Result<Value, KmsError> {
     give(world, &world.caller, key, ALICE, operations, more)
 }
 
@@ -222,7 +227,7 @@ fn what_cannot_be_granted_is_refused() {
     }
 }
 
-fn list(world: &World, key: &KeyMetadata, more: &Value) -> Vec<Value> {
+pub(super) fn list(world: &World, key: &KeyMetadata, more: &Value) -> Vec<Value> {
     let mut body = json!({"KeyId": key.key_id, "Limit": 2});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     pages(world, &world.caller, "ListGrants", body)
@@ -382,7 +387,7 @@ fn grants_go_with_their_key() {
     for key in [&doomed, &kept] {
         grant(&world, key, &["Decrypt"], &json!({"RetiringPrincipal": person(BOB)})).unwrap();
     }
-    let request = ScheduleKeyDeletionRequest { key_id: doomed.arn.clone(), pending_window_in_days: Some(7) };
+    let request = ScheduleKeyDeletionRequest { key_id: doomed.arn, pending_window_in_days: Some(7) };
     world.service().schedule_key_deletion(&world.caller, &request).unwrap();
     world.clock.advance(jiff::SignedDuration::from_hours(7 * 24));
     for reopened in [false, true] {

@@ -11,7 +11,7 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 impl World {
-    fn external(&self, spec: KeySpec) -> KeyMetadata {
+    pub(super) fn external(&self, spec: KeySpec) -> KeyMetadata {
         let request = CreateKeyRequest {
             key_spec: Some(spec.name().to_owned()),
             key_usage: Some(spec.usages().last().unwrap().name().to_owned()),
@@ -35,7 +35,7 @@ impl World {
     }
 
     /// An import as it would be asked for: forever, unless it is changed.
-    fn request(&self, key: &KeyMetadata, material: &[u8]) -> ImportKeyMaterialRequest {
+    pub(super) fn request(&self, key: &KeyMetadata, material: &[u8]) -> ImportKeyMaterialRequest {
         let algorithm = WrappingAlgorithm::RsaAesKeyWrapSha256;
         let parameters = self.parameters(key, algorithm).unwrap();
         ImportKeyMaterialRequest {
@@ -47,18 +47,18 @@ impl World {
         }
     }
 
-    fn import(&self, request: &ImportKeyMaterialRequest) -> Result<ImportResponse, KmsError> {
+    pub(super) fn import(&self, request: &ImportKeyMaterialRequest) -> Result<ImportResponse, KmsError> {
         self.service().import_key_material(&self.caller, request)
     }
 
-    fn delete_material(&self, key: &KeyMetadata) -> Result<ImportResponse, KmsError> {
+    pub(super) fn delete_material(&self, key: &KeyMetadata) -> Result<ImportResponse, KmsError> {
         let request =
             DeleteImportedKeyMaterialRequest { key_id: key.key_id.to_string(), key_material_id: None };
         self.service().delete_imported_key_material(&self.caller, &request)
     }
 }
 
-fn until(request: &ImportKeyMaterialRequest, at: Timestamp) -> ImportKeyMaterialRequest {
+pub(super) fn until(request: &ImportKeyMaterialRequest, at: Timestamp) -> ImportKeyMaterialRequest {
     ImportKeyMaterialRequest { valid_to: Some(at), expiration_model: None, ..request.clone() }
 }
 
@@ -241,7 +241,7 @@ fn imports_that_are_forgotten_leave_no_trace_and_go_with_their_key() {
     }
     assert_eq!(world.service().book.read().imports.len(), 4);
     assert_eq!(world.import(&first).unwrap_err().kind(), ErrorKind::InvalidImportToken);
-    let schedule = ScheduleKeyDeletionRequest { key_id: key.arn.clone(), pending_window_in_days: Some(7) };
+    let schedule = ScheduleKeyDeletionRequest { key_id: key.arn, pending_window_in_days: Some(7) };
     world.service().schedule_key_deletion(&world.caller, &schedule).unwrap();
     world.clock.advance(DAY * 7);
     world.service().tick();

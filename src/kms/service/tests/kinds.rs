@@ -8,7 +8,7 @@ use crate::kms::state::KeyState;
 use crate::kms::wire::dispatch;
 
 impl World {
-    fn call(&self, operation: &str, body: &Value) -> Result<Value, KmsError> {
+    fn ask(&self, operation: &str, body: &Value) -> Result<Value, KmsError> {
         dispatch(self.service(), &self.caller, &format!("TrentService.{operation}"), body)
     }
 
@@ -55,7 +55,7 @@ fn describing_a_key_names_the_algorithms_of_its_use_and_no_others() {
         ("HMAC_384", "GENERATE_VERIFY_MAC", "MacAlgorithms", json!(["HMAC_SHA_384"])),
     ] {
         let key = world.key_of(spec, usage);
-        let described = world.call("DescribeKey", &json!({ "KeyId": key.key_id })).unwrap();
+        let described = world.ask("DescribeKey", &json!({ "KeyId": key.key_id })).unwrap();
         let metadata = &described["KeyMetadata"];
         assert_eq!(metadata["KeySpec"], spec);
         assert_eq!(metadata["CustomerMasterKeySpec"], spec);
@@ -92,9 +92,9 @@ fn kinds_that_do_not_fit_together_are_refused() {
         (json!({ "Origin": "EXTERNAL_KEY_STORE" }), UnsupportedOperation),
         (json!({ "MultiRegion": true }), UnsupportedOperation),
     ] {
-        assert_eq!(kind(world.call("CreateKey", &body)), expected, "{body}");
+        assert_eq!(kind(world.ask("CreateKey", &body)), expected, "{body}");
     }
-    let listed = world.call("ListKeys", &json!({})).unwrap();
+    let listed = world.ask("ListKeys", &json!({})).unwrap();
     assert_eq!(listed["Keys"], json!([]));
 }
 
@@ -104,24 +104,24 @@ fn signatures_and_macs_survive_a_restart_and_nobody_elses_pass() {
     let signer = world.key_of("ECC_SECG_P256K1", "SIGN_VERIFY");
     let mac = world.key_of("HMAC_256", "GENERATE_VERIFY_MAC");
     let sign = json!({ "KeyId": signer.key_id, "Message": "aGk=", "SigningAlgorithm": "ECDSA_SHA_256" });
-    let signed = world.call("Sign", &sign).unwrap();
+    let signed = world.ask("Sign", &sign).unwrap();
     let authenticate = json!({ "KeyId": mac.key_id, "Message": "aGk=", "MacAlgorithm": "HMAC_SHA_256" });
-    let authenticated = world.call("GenerateMac", &authenticate).unwrap();
-    let public = world.call("GetPublicKey", &json!({ "KeyId": signer.key_id })).unwrap();
+    let authenticated = world.ask("GenerateMac", &authenticate).unwrap();
+    let public = world.ask("GetPublicKey", &json!({ "KeyId": signer.key_id })).unwrap();
     assert_eq!(public["SigningAlgorithms"], json!(["ECDSA_SHA_256"]));
     world.reopen();
-    assert_eq!(world.call("GetPublicKey", &json!({ "KeyId": signer.key_id })).unwrap(), public);
+    assert_eq!(world.ask("GetPublicKey", &json!({ "KeyId": signer.key_id })).unwrap(), public);
 
-    let mut verify = sign.clone();
+    let mut verify = sign;
     verify["Signature"] = signed["Signature"].clone();
-    assert_eq!(world.call("Verify", &verify).unwrap()["SignatureValid"], true);
+    assert_eq!(world.ask("Verify", &verify).unwrap()["SignatureValid"], true);
     verify["Message"] = json!("aGo=");
-    assert_eq!(kind(world.call("Verify", &verify)), ErrorKind::InvalidSignature);
-    let mut verify = authenticate.clone();
+    assert_eq!(kind(world.ask("Verify", &verify)), ErrorKind::InvalidSignature);
+    let mut verify = authenticate;
     verify["Mac"] = authenticated["Mac"].clone();
-    assert_eq!(world.call("VerifyMac", &verify).unwrap()["MacValid"], true);
+    assert_eq!(world.ask("VerifyMac", &verify).unwrap()["MacValid"], true);
     verify["Message"] = json!("aGo=");
-    assert_eq!(kind(world.call("VerifyMac", &verify)), ErrorKind::InvalidMac);
+    assert_eq!(kind(world.ask("VerifyMac", &verify)), ErrorKind::InvalidMac);
 }
 
 /// A use of a key: the operation, the rest of its request, and the uses that allow it.
@@ -151,7 +151,7 @@ fn uses(symmetric_blob: &Value) -> Vec<(&'static str, Value, KeyUsage)> {
 fn every_use_of_every_kind_answers_in_every_state_as_documented() {
     let world = World::new();
     let blob_of = |key: &KeyMetadata| {
-        world.call("Encrypt", &json!({ "KeyId": key.key_id, "Plaintext": "aGk=" })).unwrap()["CiphertextBlob"]
+        world.ask("Encrypt", &json!({ "KeyId": key.key_id, "Plaintext": "aGk=" })).unwrap()["CiphertextBlob"]
             .clone()
     };
     let symmetric = world.key();
@@ -166,7 +166,7 @@ fn every_use_of_every_kind_answers_in_every_state_as_documented() {
             world.force(key, state);
             for (operation, mut body, usage) in uses(&blob) {
                 body["KeyId"] = json!(key.key_id);
-                let answer = world.call(operation, &body);
+                let answer = world.ask(operation, &body);
                 let case = format!("{operation} with a {} that is {state}", key.key_spec);
                 if operation == "Decrypt" && key.key_usage != usage {
                     // The blob names its own key, which is another one.
@@ -183,7 +183,7 @@ fn every_use_of_every_kind_answers_in_every_state_as_documented() {
                 };
                 assert_eq!(answer.err().map(|error| error.kind()), expected, "{case}");
             }
-            let public = world.call("GetPublicKey", &json!({ "KeyId": key.key_id }));
+            let public = world.ask("GetPublicKey", &json!({ "KeyId": key.key_id }));
             let expected = match state {
                 KeyState::Disabled => Some(ErrorKind::Disabled),
                 KeyState::Enabled => {
@@ -213,9 +213,9 @@ fn a_dry_run_answers_that_it_would_have_worked() {
         body["KeyId"] = json!(key.key_id);
         // Such that it works.
         let made = match operation {
-            "Decrypt" => world.call("Encrypt", &json!({ "KeyId": key.key_id, "Plaintext": "aGk=" })),
-            "Verify" => world.call("Sign", &body),
-            "VerifyMac" => world.call("GenerateMac", &body),
+            "Decrypt" => world.ask("Encrypt", &json!({ "KeyId": key.key_id, "Plaintext": "aGk=" })),
+            "Verify" => world.ask("Sign", &body),
+            "VerifyMac" => world.ask("GenerateMac", &body),
             _ => Ok(Value::Null),
         };
         let made = made.unwrap();
@@ -224,9 +224,9 @@ fn a_dry_run_answers_that_it_would_have_worked() {
                 body[member] = value.clone();
             }
         }
-        world.call(operation, &body).unwrap_or_else(|error| panic!("{operation}: {error}"));
+        world.ask(operation, &body).unwrap_or_else(|error| panic!("{operation}: {error}"));
         body["DryRun"] = json!(true);
-        assert_eq!(kind(world.call(operation, &body)), ErrorKind::DryRun, "{operation}");
+        assert_eq!(kind(world.ask(operation, &body)), ErrorKind::DryRun, "{operation}");
     }
 }
 
@@ -236,33 +236,33 @@ fn rsa_ciphertexts_are_opened_and_reencrypted_by_name() {
     let (rsa, symmetric) = (world.key_of("RSA_2048", "ENCRYPT_DECRYPT"), world.key());
     let algorithm = "RSAES_OAEP_SHA_256";
     let encrypt = json!({ "KeyId": rsa.key_id, "Plaintext": "aGk=", "EncryptionAlgorithm": algorithm });
-    let made = world.call("Encrypt", &encrypt).unwrap();
+    let made = world.ask("Encrypt", &encrypt).unwrap();
     assert_eq!(made["EncryptionAlgorithm"], algorithm);
     let blob = &made["CiphertextBlob"];
     let mut decrypt = json!({ "CiphertextBlob": blob, "EncryptionAlgorithm": algorithm });
-    assert_eq!(kind(world.call("Decrypt", &decrypt)), ErrorKind::Validation, "without a KeyId");
+    assert_eq!(kind(world.ask("Decrypt", &decrypt)), ErrorKind::Validation, "without a KeyId");
     decrypt["KeyId"] = json!(rsa.key_id);
-    let opened = world.call("Decrypt", &decrypt).unwrap();
+    let opened = world.ask("Decrypt", &decrypt).unwrap();
     assert_eq!((&opened["Plaintext"], &opened["EncryptionAlgorithm"]), (&json!("aGk="), &json!(algorithm)));
     assert!(opened.get("KeyMaterialId").is_none());
     decrypt["EncryptionContext"] = json!({ "a": "b" });
-    assert_eq!(kind(world.call("Decrypt", &decrypt)), ErrorKind::Validation, "with a context");
+    assert_eq!(kind(world.ask("Decrypt", &decrypt)), ErrorKind::Validation, "with a context");
 
     let over = json!({
         "CiphertextBlob": blob, "SourceKeyId": rsa.key_id, "SourceEncryptionAlgorithm": algorithm,
         "DestinationKeyId": symmetric.key_id, "DestinationEncryptionContext": { "a": "b" },
     });
-    let moved = world.call("ReEncrypt", &over).unwrap();
+    let moved = world.ask("ReEncrypt", &over).unwrap();
     let decrypt = json!({ "CiphertextBlob": moved["CiphertextBlob"], "EncryptionContext": { "a": "b" } });
-    assert_eq!(world.call("Decrypt", &decrypt).unwrap()["Plaintext"], "aGk=");
+    assert_eq!(world.ask("Decrypt", &decrypt).unwrap()["Plaintext"], "aGk=");
     let back = json!({
         "CiphertextBlob": moved["CiphertextBlob"], "SourceEncryptionContext": { "a": "b" },
         "DestinationKeyId": rsa.key_id, "DestinationEncryptionAlgorithm": algorithm,
     });
-    let back = world.call("ReEncrypt", &back).unwrap();
+    let back = world.ask("ReEncrypt", &back).unwrap();
     assert_eq!(back["DestinationEncryptionAlgorithm"], algorithm);
     let wrong = json!({ "KeyId": rsa.key_id, "Plaintext": "aGk=" });
-    assert_eq!(kind(world.call("Encrypt", &wrong)), ErrorKind::InvalidKeyUsage);
+    assert_eq!(kind(world.ask("Encrypt", &wrong)), ErrorKind::InvalidKeyUsage);
 }
 
 #[test]
@@ -271,17 +271,17 @@ fn a_data_key_pair_opens_in_its_context_and_matches_its_public_half() {
     let key = world.key();
     for spec in KeySpec::ALL.iter().filter(|spec| spec.is_of_data_key_pairs()) {
         let body = json!({ "KeyId": key.key_id, "KeyPairSpec": spec, "EncryptionContext": { "a": "b" } });
-        let made = world.call("GenerateDataKeyPair", &body).unwrap();
+        let made = world.ask("GenerateDataKeyPair", &body).unwrap();
         let wrapped = json!({ "CiphertextBlob": made["PrivateKeyCiphertextBlob"] });
-        assert_eq!(kind(world.call("Decrypt", &wrapped)), ErrorKind::InvalidCiphertext, "{spec}");
+        assert_eq!(kind(world.ask("Decrypt", &wrapped)), ErrorKind::InvalidCiphertext, "{spec}");
         let wrapped =
             json!({ "CiphertextBlob": made["PrivateKeyCiphertextBlob"], "EncryptionContext": { "a": "b" } });
-        let opened = world.call("Decrypt", &wrapped).unwrap();
+        let opened = world.ask("Decrypt", &wrapped).unwrap();
         assert_eq!(opened["Plaintext"], made["PrivateKeyPlaintext"], "{spec}");
         let private = data_encoding::BASE64.decode(opened["Plaintext"].as_str().unwrap().as_bytes()).unwrap();
         let (_, public) = crate::kms::material::Parsed::canonical(*spec, &private).unwrap();
         assert_eq!(made["PublicKey"], data_encoding::BASE64.encode(&public), "{spec}");
-        let sealed_alone = world.call("GenerateDataKeyPairWithoutPlaintext", &body).unwrap();
+        let sealed_alone = world.ask("GenerateDataKeyPairWithoutPlaintext", &body).unwrap();
         assert!(sealed_alone.get("PrivateKeyPlaintext").is_none());
         if spec.name().starts_with("RSA") {
             break;
@@ -294,7 +294,7 @@ fn a_data_key_pair_opens_in_its_context_and_matches_its_public_half() {
         ("HMAC_256", ErrorKind::Validation),
     ] {
         let body = json!({ "KeyId": key.key_id, "KeyPairSpec": spec });
-        assert_eq!(kind(world.call("GenerateDataKeyPair", &body)), expected, "{spec}");
+        assert_eq!(kind(world.ask("GenerateDataKeyPair", &body)), expected, "{spec}");
     }
 }
 
@@ -306,5 +306,5 @@ fn keys_that_wait_for_their_material_say_so() {
     assert_eq!((key.origin, key.key_state), (Origin::External, KeyState::PendingImport));
     assert_eq!((key.enabled, key.current_key_material_version), (false, 0));
     let body = json!({ "KeyId": key.key_id, "KeySpec": "AES_256" });
-    assert_eq!(kind(world.call("GenerateDataKey", &body)), ErrorKind::InvalidState);
+    assert_eq!(kind(world.ask("GenerateDataKey", &body)), ErrorKind::InvalidState);
 }

@@ -1,9 +1,11 @@
 //! The service as its callers see it.
 
 mod access;
+mod access_keys;
 mod grants;
 mod imports;
 mod kinds;
+mod large;
 mod revocation;
 mod rotation;
 mod states;

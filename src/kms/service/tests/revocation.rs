@@ -92,6 +92,37 @@ fn mounts_are_drained_before_and_cut_after_the_state_is_published() {
 }
 
 #[test]
+fn mounts_follow_imported_material_as_it_goes_and_comes_back() {
+    use super::imports::until;
+    let world = World::new();
+    let key = world.external(crate::kms::spec::KeySpec::SymmetricDefault);
+    let request = world.request(&key, &[7; 32]);
+    world.import(&request).unwrap();
+    let mount = Arc::new(Recorder::new(&world, &key, "/m"));
+    let _guard = world.service().watch(mount.clone());
+    let told = |expected: &[(&'static str, KeyState, bool)]| {
+        assert_eq!(std::mem::take(&mut *mount.seen.lock()), expected);
+    };
+    let cut = ("cut", KeyState::PendingImport, false);
+    let back = ("restore", KeyState::Enabled, true);
+    let answer = world.delete_material(&key).unwrap();
+    assert_eq!((answer.mounts.len(), answer.mounts[0].files), (1, 3));
+    told(&[("drain", KeyState::Enabled, true), cut]);
+    // Nothing more to delete, so nobody is told.
+    world.delete_material(&key).unwrap();
+    told(&[]);
+    let hour = jiff::SignedDuration::from_hours(1);
+    world.import(&until(&request, world.clock.now() + hour)).unwrap();
+    told(&[back]);
+    world.clock.advance(hour);
+    world.service().tick();
+    // Its time is over, so nothing is unwrapped while mounts write back what they hold.
+    told(&[("drain", KeyState::Enabled, false), cut]);
+    world.import(&request).unwrap();
+    told(&[back]);
+}
+
+#[test]
 fn the_state_is_durable_before_the_cut() {
     let world = World::new();
     let key = world.key();
