@@ -71,7 +71,9 @@ fn a_log_that_was_changed_is_found_out() {
     fs::write(&copy, &text).unwrap();
     let copy = copy.to_str().unwrap();
     world.try_run(&["audit", "verify", copy]).ok();
-    // In the middle, where recovery does not look when the log was closed.
+    // In the middle, where recovery does not look when the log was closed. The line of the last
+    // command is in it by now.
+    let text = fs::read_to_string(segment).unwrap();
     fs::write(segment, text.replacen("\"CreateKey\"", "\"CreateKez\"", 1)).unwrap();
     let ran = world.try_run(&["audit", "verify"]);
     assert_eq!(ran.code, 32, "{ran:?}");

@@ -52,7 +52,7 @@ fn call(
 fn every_call_is_logged_refused_ones_too() {
     let place = place();
     let service = place.create();
-    let caller = Caller::local(1234, 100, 42, "cat".to_owned());
+    let caller = Caller::local(place.caller.uid, 100, 42, "cat".to_owned());
     let key = call(&service, &caller, "CreateKey", json!({ "Description": "mine" })).unwrap();
     let arn = key["KeyMetadata"]["Arn"].clone();
     let context = EncryptionContext::new().with("kmsfs:volume", "v-1").with("kmsfs:file", "f-1");
@@ -62,6 +62,8 @@ fn every_call_is_logged_refused_ones_too() {
     service.generate_data_key(&caller, arn.as_str().unwrap(), &context).unwrap_err();
     call(&service, &caller, "DescribeKey", json!({ "KeyId": 7 })).unwrap_err();
     call(&service, &caller, "Frobnicate", json!({})).unwrap_err();
+    let stranger = Caller::local(3_999_999_999, 100, 43, "dog".to_owned());
+    call(&service, &stranger, "DisableKey", json!({ "KeyId": arn })).unwrap_err();
     wire::dispatch(&service, &caller, "Kmsfs.Status", &json!({})).unwrap();
     wire::dispatch(&service, &caller, "Kmsfs.RemoveUnlockSlot", &json!({ "Number": 9 })).unwrap_err();
     verify(&service);
@@ -80,6 +82,7 @@ fn every_call_is_logged_refused_ones_too() {
         ("GenerateDataKey", "DisabledException"),
         ("DescribeKey", "ValidationException"),
         ("Frobnicate", "UnsupportedOperationException"),
+        ("DisableKey", "AccessDeniedException"),
         ("Status", ""),
         ("RemoveUnlockSlot", "ValidationException"),
     ];
@@ -91,7 +94,8 @@ fn every_call_is_logged_refused_ones_too() {
     );
     assert_eq!(data_key["eventCategory"], "Data");
     assert_eq!(data_key["userAgent"], "cat");
-    assert_eq!(data_key["userIdentity"]["arn"], "arn:aws:iam::000000000000:user/1234");
+    assert_eq!(data_key["userIdentity"]["arn"], "arn:aws:iam::000000000000:root");
+    assert_eq!(events[8]["userIdentity"]["arn"], "arn:aws:iam::000000000000:user/3999999999");
     assert_eq!(data_key["userIdentity"]["pid"], 42);
     assert_eq!(data_key["requestParameters"]["encryptionContext"]["kmsfs:file"], "f-1");
     assert_eq!(events[1]["requestParameters"]["description"], "mine");
@@ -115,14 +119,17 @@ fn no_secret_is_ever_in_the_log() {
     let text_of = BASE64.encode(&plaintext);
     let sealed = call(&service, caller, "Encrypt", json!({ "KeyId": key, "Plaintext": text_of })).unwrap();
     let blob = sealed["CiphertextBlob"].clone();
-    call(
-        &service,
-        caller,
-        "Decrypt",
-        json!({ "CiphertextBlob": blob, "GrantTokens": ["grant-token-secret"] }),
-    )
-    .unwrap();
+    let grant = json!({ "KeyId": key, "Operations": ["Decrypt"],
+        "GranteePrincipal": "arn:aws:iam::000000000000:user/bob" });
+    let token = call(&service, caller, "CreateGrant", grant).unwrap()["GrantToken"].clone();
+    secrets.push(token.as_str().unwrap().as_bytes().to_vec());
+    let with_token = json!({ "CiphertextBlob": blob, "GrantTokens": [token] });
+    call(&service, caller, "Decrypt", with_token).unwrap();
+    call(&service, caller, "RetireGrant", json!({ "GrantToken": token })).unwrap();
+    let with_token = json!({ "CiphertextBlob": blob, "GrantTokens": ["grant-token-secret"] });
+    call(&service, caller, "Decrypt", with_token).unwrap_err();
     secrets.push(b"grant-token-secret".to_vec());
+    call(&service, caller, "RetireGrant", json!({ "GrantToken": "grant-token-secret" })).unwrap_err();
     call(&service, caller, "ReEncrypt", json!({ "CiphertextBlob": blob, "DestinationKeyId": key })).unwrap();
     for operation in ["GenerateDataKey", "GenerateRandom"] {
         let mut request = json!({ "NumberOfBytes": 32 });

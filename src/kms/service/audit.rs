@@ -4,6 +4,8 @@
 //! answered when its event is durable. If it has changed the store, the event was in the same
 //! commit (see `kms::store::ledger`), so that it is durable even if the log fails after that.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::{Call, Caller, Service};
@@ -12,6 +14,7 @@ use crate::kms::audit::{
     mentions,
 };
 use crate::kms::error::{ErrorKind, KmsError, Reason};
+use crate::kms::policy;
 use crate::kms::state::Operation;
 use crate::kms::store::Accompanied;
 use crate::kms::store_api::VerifyAuditRequest;
@@ -84,7 +87,9 @@ impl Service {
 
     /// The event of a call that may change the store goes with its commits.
     pub(super) fn carried(&self, call: &Call<'_>) -> Option<Accompanied<'_>> {
-        let changes = !call.operation.is_read_only();
+        // It changes no key, but remembers the token that it gives out.
+        let remembers = call.operation == Operation::GetParametersForImport;
+        let changes = remembers || !call.operation.is_read_only();
         changes.then(|| self.accompany(call.id, self.event_of(call, None)))
     }
 
@@ -219,7 +224,7 @@ impl Service {
             }
             _ => Vec::new(),
         };
-        let names = Names::of(call.caller, self);
+        let names = Names::from(call.identity.as_ref().ok(), call.caller, self);
         let event = Event {
             time: call.now,
             name: call.operation.name(),
@@ -280,11 +285,15 @@ struct Names {
 
 impl Names {
     fn of(caller: &Caller, service: &Service) -> Self {
-        let (kind, arn, user) = match service.directory.identity(caller, service.clock.now()) {
-            Ok(known) if known.is_root() => ("Root", known.arn().to_owned(), None),
-            Ok(known) => ("IAMUser", known.arn().to_owned(), known.name().map(str::to_owned)),
+        Self::from(service.directory.identity(caller, service.clock.now()).ok().as_ref(), caller, service)
+    }
+
+    fn from(known: Option<&Arc<policy::Identity>>, caller: &Caller, service: &Service) -> Self {
+        let (kind, arn, user) = match known {
+            Some(known) if known.is_root() => ("Root", known.arn().to_owned(), None),
+            Some(known) => ("IAMUser", known.arn().to_owned(), known.name().map(str::to_owned)),
             // Whom nobody can name is called by number.
-            Err(_) => {
+            None => {
                 let user = caller.uid.to_string();
                 let arn = format!("arn:aws:iam::{}:user/{user}", service.realm().account);
                 ("IAMUser", arn, Some(user))

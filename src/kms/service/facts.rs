@@ -38,7 +38,7 @@ pub(in crate::kms) trait Facts {
 }
 
 /// Members of requests that are not for the log.
-const LEFT_OUT: [&str; 8] = [
+const LEFT_OUT: [&str; 9] = [
     "Plaintext",
     "CiphertextBlob",
     "Message",
@@ -46,6 +46,7 @@ const LEFT_OUT: [&str; 8] = [
     "Signature",
     "EncryptedKeyMaterial",
     "ImportToken",
+    "GrantToken",
     "GrantTokens",
 ];
 

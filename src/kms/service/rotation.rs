@@ -164,12 +164,14 @@ impl Service {
         for id in keys {
             let _turn = self.turns.take(id);
             if self.entry(&id).is_ok_and(|entry| due(&entry)) {
-                let rotated = self.add_version(&id, now, VersionCause::Automatic, |record| {
-                    if let Some(rotation) = &mut record.rotation {
-                        rotation.next = next_after(*rotation, now);
-                    }
-                });
-                log_rotation(rotated);
+                let arn = self.realm().key_arn(&id).to_string();
+                log_rotation(self.by_itself("RotateKey", &arn, || {
+                    self.add_version(&id, now, VersionCause::Automatic, |record| {
+                        if let Some(rotation) = &mut record.rotation {
+                            rotation.next = next_after(*rotation, now);
+                        }
+                    })
+                }));
             }
         }
     }
@@ -177,7 +179,10 @@ impl Service {
     /// Rotates a key because its newest version was used often. The caller holds no lock.
     pub(super) fn rotate_worn(&self, id: KeyId, now: Timestamp) {
         let _turn = self.turns.take(id);
-        log_rotation(self.add_version(&id, now, VersionCause::Automatic, |_| {}));
+        let arn = self.realm().key_arn(&id).to_string();
+        log_rotation(
+            self.by_itself("RotateKey", &arn, || self.add_version(&id, now, VersionCause::Automatic, |_| {})),
+        );
     }
 
     /// Makes the key behind [`AWS_MANAGED_ALIAS`] when it is first used.
@@ -211,11 +216,14 @@ impl Service {
             last_use: None,
         };
         let alias = AliasRecord { name: name.to_string(), target: id, created: now, updated: now };
-        self.store.commit(&[
-            Change::PutMaterial { key: &id, version: 1, material: &material },
-            Change::Put(&Record::KeyV2(record.clone())),
-            Change::Put(&Record::AliasV1(alias.clone())),
-        ])?;
+        self.by_itself("CreateKey", &self.realm().key_arn(&id).to_string(), || {
+            let changes = [
+                Change::PutMaterial { key: &id, version: 1, material: &material },
+                Change::Put(&Record::KeyV2(record.clone())),
+                Change::Put(&Record::AliasV1(alias.clone())),
+            ];
+            Ok(self.store.commit(&changes)?)
+        })?;
         let held = vec![Some(Arc::new(Held::new(material, 0)))];
         let entry = Arc::new(Entry::new(record, held, self.realm()));
         let mut book = self.book.write();

@@ -169,7 +169,8 @@ impl Accompanied<'_> {
         let id = self.id.to_string();
         let mut state = self.ledger.0.lock();
         let at = state.under_way.iter().position(|call| call.pending.id == id)?;
-        Some(state.under_way.swap_remove(at))
+        // In order: the last of a thread is the innermost.
+        Some(state.under_way.remove(at))
     }
 }
 
