@@ -56,15 +56,25 @@ impl World {
     }
 
     fn owner(&self, arguments: &[&str]) -> Ran {
-        Ran(self.command(arguments).output().unwrap())
+        run(&mut self.command(arguments))
     }
 
     fn user(&self, uid: u32, arguments: &[&str]) -> Ran {
-        Ran(self.command(arguments).uid(uid).gid(uid).output().unwrap())
+        run(self.command(arguments).uid(uid).gid(uid))
     }
 
     fn key(&self) -> String {
         self.owner(&["key", "create"]).ok().trim().to_owned()
+    }
+}
+
+/// Runs it. A child of another test may for a moment still hold the copy open for writing.
+fn run(command: &mut Command) -> Ran {
+    loop {
+        match command.output() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            ran => return Ran(ran.unwrap()),
+        }
     }
 }
 
