@@ -59,7 +59,7 @@ pub fn hmac(key: &Key, parts: &[&[u8]]) -> [u8; DIGEST_LEN] {
     keyed(key, parts).finalize().into_bytes().into()
 }
 
-/// Whether `tag` is the [`hmac`] of `parts`; takes the same time wherever they differ.
+/// Whether `tag` is the [`hmac()`] of `parts`; takes the same time wherever they differ.
 pub fn hmac_is(key: &Key, parts: &[&[u8]], tag: &[u8; DIGEST_LEN]) -> bool {
     keyed(key, parts).verify_slice(tag).is_ok()
 }

@@ -11,7 +11,7 @@
 //! | `message` | what is signed: a message, its digest, or its representative |
 //! | `wrapping` | material on its way from elsewhere |
 //!
-//! Private keys are stored and moved as PKCS#8, in the one form that [`Parsed::canonical`] gives
+//! Private keys are stored and moved as PKCS#8, in the one form that `Parsed::canonical` gives
 //! them, so that the same key always has the same bytes and with them the same fingerprint. Where
 //! material is kept it is in locked memory; while a private key is in use its parsed form is in
 //! the memory of AWS-LC, which overwrites it when it is dropped but does not lock it.
