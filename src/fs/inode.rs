@@ -57,6 +57,9 @@ pub(super) struct Opening {
     pub(super) handles: u64,
     /// Those of them that may write.
     pub(super) writers: u64,
+    /// Counts the times that the header may have been written by somebody who has let go of the
+    /// file again.
+    pub(super) generation: u64,
 }
 
 impl Opening {

@@ -20,8 +20,9 @@ use crate::format::schedule::FileKeys;
 /// A regular file while it has handles, and until it is settled after the last was closed.
 pub(super) struct OpenFile {
     pub(super) sealed: SealedFile<Ciphertext>,
-    /// The gate of the file's master key.
-    pub(super) gate: Arc<Gate>,
+    /// The gate of the file's master key. Another one when the file is re-wrapped under another
+    /// master key, which is done with `keys` held alone.
+    pub(super) gate: RwLock<Arc<Gate>>,
     /// The file's keys while they may be used. Held for reading by every operation that uses
     /// them, so that taking them away waits for those.
     pub(super) keys: RwLock<Option<Arc<FileKeys>>>,
@@ -66,7 +67,7 @@ impl Ciphertext {
         }
     }
 
-    fn make_writable(&self, disk: &Disk, inode: &Inode) -> FsResult<()> {
+    pub(super) fn make_writable(&self, disk: &Disk, inode: &Inode) -> FsResult<()> {
         if self.writable.get().is_none() {
             // Another thread may have been faster; its descriptor is as good.
             let _ = self.writable.set(open_as_owner(disk, inode, OFlags::RDWR)?);
@@ -89,7 +90,7 @@ fn not_open() -> io::Error {
 
 /// Opens a backing file for this process, whatever the file's mode says to its owner: the kernel
 /// has decided who may open it, and an unprivileged mount must reach its own files.
-fn open_as_owner(disk: &Disk, inode: &Inode, flags: OFlags) -> FsResult<DiskFile> {
+pub(super) fn open_as_owner(disk: &Disk, inode: &Inode, flags: OFlags) -> FsResult<DiskFile> {
     let fd = inode.fd()?;
     let refused = match disk.reopen_file(&*fd, flags) {
         Ok(file) => return Ok(file),
@@ -148,10 +149,15 @@ impl OpenFile {
     pub(super) fn new(opened: Opened<Ciphertext>, gate: Arc<Gate>) -> Self {
         Self {
             sealed: opened.file,
-            gate,
+            gate: RwLock::new(gate),
             keys: RwLock::new(Some(Arc::new(opened.keys))),
             last_use: AtomicI64::new(0),
         }
+    }
+
+    /// The gate of the file's master key.
+    pub(super) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate.read())
     }
 
     /// The file, if its backing file could be opened for writing.
@@ -174,29 +180,37 @@ impl Fs {
         };
         let open = match known {
             Some(open) => open,
-            None => {
-                // The key service is asked without any lock held; whoever is first keeps its
-                // result.
-                let opened = self.read_in(inode, want_write)?;
-                let mut opening = inode.opening();
-                opening.count(want_write);
-                Arc::clone(opening.file.get_or_insert(opened))
-            }
+            None => self.open_anew(inode, want_write)?,
         };
         let writable = match want_write && !self.volume.read_only {
             true => open.sealed.backing().make_writable(&self.volume.disk, inode),
             false => Ok(()),
         };
         // A cut that came while the key was being fetched has not seen this file.
-        let usable = writable.and_then(|()| open.gate.check_program());
+        let usable = writable.and_then(|()| open.gate().check_program());
         match usable {
             Ok(()) => Ok(open),
             Err(error) => {
-                if open.gate.is_cut() {
+                if open.gate().is_cut() {
                     open.keys.write().take();
                 }
                 self.close_file(inode, want_write);
                 Err(error)
+            }
+        }
+    }
+
+    /// Opens a file that was not open a moment ago, and counts a handle. The key service is asked
+    /// without any lock held; whoever is first keeps its result.
+    fn open_anew(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
+        loop {
+            let generation = inode.opening().generation;
+            let opened = self.read_in(inode, want_write)?;
+            let mut opening = inode.opening();
+            // What was read counts only if the header has not been written since.
+            if opening.file.is_some() || opening.generation == generation {
+                opening.count(want_write);
+                return Ok(Arc::clone(opening.file.get_or_insert(opened)));
             }
         }
     }
@@ -223,6 +237,7 @@ impl Fs {
     /// Lets go of an open file that nobody uses.
     pub(super) fn let_go(&self, inode: &Inode, mut opening: MutexGuard<'_, Opening>) {
         let settled = opening.file.take().is_none_or(|open| open.sealed.is_settled());
+        opening.generation += 1;
         let mut unsettled = self.unsettled.lock();
         if settled || inode.links() == 0 {
             unsettled.remove(&inode.ino);
