@@ -71,14 +71,7 @@ impl ClosedHeader {
             (slot.commitment == keys.commitment).then_some(state)
         });
         let state = opened.ok_or(FormatError::Forged)?;
-        Page::build(
-            &self.page.head,
-            newest.sequence + 1,
-            wrapped,
-            &keys.commitment,
-            &state,
-            &keys.header,
-        )
+        Page::build(&self.page.head, newest.sequence + 1, wrapped, &keys.commitment, &state, &keys.header)
     }
 
     /// Whether the backing file still has exactly this header.

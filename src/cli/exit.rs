@@ -39,6 +39,8 @@ pub(super) enum Code {
     NotBackedUp = 29,
     BadBackup = 30,
     WouldLose = 31,
+    Left = 33,
+    Interrupted = 34,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.

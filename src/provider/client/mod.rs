@@ -20,8 +20,8 @@ use zeroize::Zeroizing;
 use super::embedded::{internal_key, same_context};
 use super::{Provider, ProviderError};
 use crate::kms::api::{
-    DecryptRequest, DecryptResponse, GenerateDataKeyRequest, GenerateDataKeyResponse, KeyRequest, KeyResponse,
-    ReEncryptResponse,
+    DecryptRequest, DecryptResponse, GenerateDataKeyRequest, GenerateDataKeyResponse, KeyRequest,
+    KeyResponse, ReEncryptResponse,
 };
 use crate::kms::wire::{self, Reply, Request, TRENT};
 use crate::kms::{
