@@ -41,6 +41,11 @@ impl Provider for Moody {
         self.provider.unwrap(blob, context)
     }
 
+    fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError> {
+        self.mood()?;
+        self.provider.rewrap(blob, context, key)
+    }
+
     fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError> {
         self.provider.describe_key(key)
     }

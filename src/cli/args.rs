@@ -139,6 +139,14 @@ pub(super) enum Command {
     /// that are changed or removed meanwhile are no error.
     #[command(after_help = FSCK_CODES)]
     Scrub(Scrub),
+    /// Wrap the data keys of files by the newest versions of their master keys
+    ///
+    /// After 'kmsfs key rotate', so that the older versions are no longer needed. Only headers of files
+    /// are read and written, no data. PATH is a volume that is not mounted, or a file or directory in a
+    /// mount, which goes on being used. It may be interrupted at any time: files that are done are passed
+    /// over the next time. At the end every header is looked at again, and files that are still wrapped
+    /// by an older version are named, with the reason.
+    Rewrap(Rewrap),
     /// Show which key stores and mounts are alive
     ///
     /// Needs no passphrase: it asks the process that has the key store open, if there is one.
@@ -251,6 +259,22 @@ pub(super) struct Scrub {
     pub(super) restart: bool,
 }
 
+/// Arguments of `rewrap`.
+#[derive(Debug, Args)]
+pub(super) struct Rewrap {
+    /// A volume, or a file or directory in a mount
+    pub(super) path: PathBuf,
+    /// Only files under this master key: its id, its ARN or alias/NAME
+    #[arg(long)]
+    pub(super) key: Option<String>,
+    /// Only files that are wrapped by a version below this one
+    #[arg(long, value_name = "VERSION")]
+    pub(super) older_than: Option<u32>,
+    /// At most so many files a second
+    #[arg(long, value_name = "N/s", value_parser = rate)]
+    pub(super) rate: Option<u32>,
+}
+
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
@@ -326,6 +350,36 @@ pub(super) enum FileCommand {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Show what wraps the data key of each file: master key and version
+    List {
+        /// A file or directory in a mount, or a volume
+        path: PathBuf,
+        /// Only files under this master key: its id, its ARN or alias/NAME
+        #[arg(long)]
+        key: Option<String>,
+        /// Only files that are wrapped by an older version of their master key
+        #[arg(long)]
+        stale: bool,
+    },
+    /// Put files under another master key
+    ///
+    /// Their data keys are wrapped anew, by its newest version; no data is read or written, and the
+    /// files may be in use. Whoever does it has to own the files, and both master keys have to be
+    /// usable. The data keys stay: whoever kept one can still use it.
+    SetKey(SetKey),
+}
+
+/// Arguments of `file set-key`.
+#[derive(Debug, Args)]
+pub(super) struct SetKey {
+    /// Id, ARN or alias/NAME
+    pub(super) key: String,
+    /// Files in a mount; with -r also directories
+    #[arg(required = true)]
+    pub(super) paths: Vec<PathBuf>,
+    /// Everything in directories too, and new files in them from now on
+    #[arg(short, long)]
+    pub(super) recursive: bool,
 }
 
 /// Arguments of `bench`.
@@ -350,6 +404,12 @@ fn bytes(text: &str) -> Result<u64, String> {
     let number: u64 = digits.parse().map_err(|_| "not a number of bytes, as 50M".to_owned())?;
     let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes > 0);
     bytes.ok_or_else(|| "not between 1 and 16 EiB".to_owned())
+}
+
+/// A number of files a second.
+fn rate(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text).parse().ok().filter(|&number| number > 0);
+    number.ok_or_else(|| "not a number of files a second, as 500/s".to_owned())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -407,7 +467,9 @@ Exit codes:
   29  the backup that is kept could not be written, so nothing was changed
   30  the backup is damaged, is none, or lacks something
   31  restoring would lose key versions
-  32  something is wrong with the audit log";
+  32  something is wrong with the audit log
+  33  files could not be wrapped as wanted; they are named
+  34  ended by a signal; the same command goes on";
 
 #[cfg(test)]
 mod tests {

@@ -40,6 +40,8 @@ pub(super) enum Code {
     BadBackup = 30,
     WouldLose = 31,
     AuditLog = 32,
+    Left = 33,
+    Interrupted = 34,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.

@@ -75,8 +75,9 @@ fn check(global: &Global, fsck: &Fsck) -> Result<Report, Failure> {
     let stop = stop_flag().map_err(|e| cli(CliError::io(&volume, &e)))?;
     let showing = Showing::wanted(global);
     let progress = Progress::new(showing.is_some());
-    let checked =
-        showing.around(&progress, || check::check(&volume, provider.as_ref(), options, &progress, &stop));
+    let checked = showing.around(&|| progress_line(&progress.now()), || {
+        check::check(&volume, provider.as_ref(), options, &progress, &stop)
+    });
     checked.map_err(|error| match error {
         CheckError::Volume(error) if !matches!(error, VolumeError::InUse { .. }) => cli(error.into()),
         error => Failure::Check(error),
@@ -115,12 +116,12 @@ impl Showing {
         }
     }
 
-    fn is_some(self) -> bool {
+    pub(super) fn is_some(self) -> bool {
         self != Self::Nowhere
     }
 
-    /// Runs `work` and shows its progress meanwhile.
-    pub(super) fn around<R>(self, progress: &Progress, work: impl FnOnce() -> R) -> R {
+    /// Runs `work` and meanwhile shows its progress, of which `line` tells.
+    pub(super) fn around<R>(self, line: &(dyn Fn() -> String + Sync), work: impl FnOnce() -> R) -> R {
         if !self.is_some() {
             return work();
         }
@@ -133,7 +134,7 @@ impl Showing {
                     if done.load(Ordering::Acquire) {
                         break;
                     }
-                    self.show(&progress.now());
+                    self.show(&line());
                 }
                 self.clear();
             });
@@ -145,8 +146,7 @@ impl Showing {
     }
 
     #[expect(clippy::print_stderr, reason = "progress is for whoever looks on")]
-    fn show(self, moment: &Moment) {
-        let line = progress_line(moment);
+    fn show(self, line: &str) {
         match self {
             Self::Terminal => eprint!("\r\x1b[K{line}"),
             _ => eprintln!("{line}"),
@@ -161,7 +161,7 @@ impl Showing {
     }
 }
 
-fn progress_line(moment: &Moment) -> String {
+pub(super) fn progress_line(moment: &Moment) -> String {
     let rate = moment.bytes as f64 / moment.elapsed.as_secs_f64().max(0.001);
     let mut line = match moment.done {
         Some(done) => format!("{:3.0}%  ", done * 100.0),

@@ -23,6 +23,7 @@ mod mount_helper;
 mod output;
 mod policy;
 mod recovery_kit;
+mod rewrap;
 mod scrub;
 mod secret;
 mod serve;
@@ -103,6 +104,8 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
     }
     let done = match arguments.command {
         Command::Fsck(fsck) => return fsck::fsck(global, &fsck, output),
+        Command::Rewrap(asked) => return rewrap::rewrap(global, &asked, output),
+        Command::File(FileCommand::SetKey(asked)) => return rewrap::set_key(global, &asked, output),
         Command::Scrub(scrub) => return scrub::scrub(global, &scrub, output),
         Command::Init(init) => volume::init(global, &init, output),
         Command::Mount(mount) => mount::mount(global, &mount),
@@ -129,6 +132,9 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
         Command::Serve(arguments) => serve::serve(global, &arguments, output),
         Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),
+        Command::File(FileCommand::List { path, key, stale }) => {
+            rewrap::list(global, &path, key.as_deref(), stale, output)
+        }
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
         Command::Status => status::status(global, output),
         Command::Bench(bench) => bench::bench(&bench, output),

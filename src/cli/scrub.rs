@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::args::{Global, Scrub};
 use super::exit::{CliError, CliResult};
-use super::fsck::{Showing, printable, size, stop_flag};
+use super::fsck::{Showing, printable, progress_line, size, stop_flag};
 use super::key_store;
 use super::output::{Output, count};
 use crate::check::Progress;
@@ -36,8 +36,9 @@ pub(super) fn scrub(global: &Global, scrub: &Scrub, output: &Output) -> CliResul
             tracing::warn!("the place reached cannot be kept: {error}; the scrub cannot be resumed");
         }
     };
-    let scrubbed = showing
-        .around(&progress, || scrub::scrub(mountpoint, &from, scrub.limit, &progress, &stop, &mut keep));
+    let scrubbed = showing.around(&|| progress_line(&progress.now()), || {
+        scrub::scrub(mountpoint, &from, scrub.limit, &progress, &stop, &mut keep)
+    });
     let scrubbed = scrubbed.map_err(|e| failed(CliError::io(mountpoint, &e)))?;
     if !scrubbed.cancelled {
         memo.remove();

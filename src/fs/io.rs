@@ -92,7 +92,7 @@ impl Fs {
             let file = handle.open.for_writing()?;
             let keys = handle.open.keys(self, access)?;
             if from_cache {
-                handle.open.gate.write_backs.fetch_add(1, Ordering::Relaxed);
+                handle.open.gate.read().write_backs.fetch_add(1, Ordering::Relaxed);
             }
             file.write(&keys, offset, data, |newest| self.next_epoch(newest))
         })();

@@ -116,12 +116,12 @@ impl OpenFile {
     /// away before it opened again.
     pub(super) fn keys(&self, fs: &Fs, access: Access) -> FsResult<KeysInUse<'_>> {
         loop {
-            self.gate.check(access)?;
+            self.gate.read().check(access)?;
             let guard = RwLockReadGuard::try_map(self.keys.read(), Option::as_deref);
             if let Ok(keys) = guard {
                 // Checked with the keys held: whoever cuts the key closes the gate first and takes
                 // the keys then.
-                self.gate.check(access)?;
+                self.gate.read().check(access)?;
                 return Ok(KeysInUse(keys));
             }
             drop(guard);
@@ -136,7 +136,7 @@ impl OpenFile {
         let data_key = fs.cache.unwrap(&*fs.provider, &blob, &context)?;
         let derived = self.sealed.derive_keys(&data_key)?;
         let keys = self.keys.upgradable_read();
-        self.gate.check(Access::Program)?;
+        self.gate.read().check(Access::Program)?;
         if keys.is_none() {
             *RwLockUpgradableReadGuard::upgrade(keys) = Some(Arc::new(derived));
         }

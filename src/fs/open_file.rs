@@ -21,8 +21,9 @@ use crate::sync::{MutexGuard, RwLock};
 /// A regular file while it has handles, and until it is settled after the last was closed.
 pub(super) struct OpenFile {
     pub(super) sealed: SealedFile<Ciphertext>,
-    /// The gate of the file's master key.
-    pub(super) gate: Arc<Gate>,
+    /// The gate of the file's master key. Another one when the file is re-wrapped under another
+    /// master key, which is done with `keys` held alone.
+    pub(super) gate: RwLock<Arc<Gate>>,
     /// The file's keys while they may be used. Held for reading by every operation that uses
     /// them, so that taking them away waits for those.
     pub(super) keys: RwLock<Option<Arc<FileKeys>>>,
@@ -67,7 +68,7 @@ impl Ciphertext {
         }
     }
 
-    fn make_writable(&self, disk: &Disk, inode: &Inode) -> FsResult<()> {
+    pub(super) fn make_writable(&self, disk: &Disk, inode: &Inode) -> FsResult<()> {
         if self.writable.get().is_none() {
             // Another thread may have been faster; its descriptor is as good.
             let _ = self.writable.set(open_as_owner(disk, inode, OFlags::RDWR)?);
@@ -90,7 +91,7 @@ fn not_open() -> io::Error {
 
 /// Opens a backing file for this process, whatever the file's mode says to its owner: the kernel
 /// has decided who may open it, and an unprivileged mount must reach its own files.
-fn open_as_owner(disk: &Disk, inode: &Inode, flags: OFlags) -> FsResult<DiskFile> {
+pub(super) fn open_as_owner(disk: &Disk, inode: &Inode, flags: OFlags) -> FsResult<DiskFile> {
     let fd = inode.fd()?;
     let refused = match disk.reopen_file(&*fd, flags) {
         Ok(file) => return Ok(file),
@@ -149,10 +150,15 @@ impl OpenFile {
     pub(super) fn new(opened: Opened<Ciphertext>, gate: Arc<Gate>) -> Self {
         Self {
             sealed: opened.file,
-            gate,
+            gate: RwLock::new(gate),
             keys: RwLock::new(Some(Arc::new(opened.keys))),
             last_use: AtomicI64::new(0),
         }
+    }
+
+    /// The gate of the file's master key.
+    pub(super) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate.read())
     }
 
     /// The file, if its backing file could be opened for writing.
@@ -176,11 +182,11 @@ impl Fs {
             false => Ok(()),
         };
         // A cut that came while the key was being fetched has not seen this file.
-        let usable = writable.and_then(|()| open.gate.check_program());
+        let usable = writable.and_then(|()| open.gate().check_program());
         match usable {
             Ok(()) => Ok(open),
             Err(error) => {
-                if open.gate.is_cut() {
+                if open.gate().is_cut() {
                     open.keys.write().take();
                 }
                 self.close_file(inode, want_write);

@@ -26,6 +26,8 @@ pub(super) fn drop_set_ids(disk: &Disk, by: Requester, inode: &Inode) -> FsResul
     if stat.st_mode & SET_GID != 0 && (stat.st_mode & GROUP_EXECUTES != 0 || !is_member(by, stat.st_gid)) {
         dropped |= SET_GID;
     }
+    // Else housekeeping under way would put them back.
+    let _guard = (dropped != 0).then(|| inode.attributes.lock());
     remove_bits(disk, inode, &stat, dropped)
 }
 

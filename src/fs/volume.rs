@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::FsResult;
 use super::disk::{Disk, DiskFile};
 use super::volume_page::{context, open_pages, read_pages, unwrap_any, write_new};
 use crate::chunk::Backing;
@@ -292,6 +293,35 @@ impl Volume {
     /// ARN of the master key that wraps the volume key.
     pub fn own_key(&self) -> String {
         self.page.lock().wrapped.key_arn.clone()
+    }
+
+    /// The wrapped volume key.
+    pub(super) fn wrapped(&self) -> Wrapped {
+        self.page.lock().wrapped.clone()
+    }
+
+    /// Wraps the volume key by the newest version of its master key, durably.
+    ///
+    /// # Errors
+    /// Those of the key service, and when the page cannot be written; the old wrapping counts then.
+    pub(super) fn rewrap(&self, provider: &dyn Provider) -> FsResult<()> {
+        let before = self.wrapped();
+        let newest = provider.describe_key(&before.key_arn)?.current_key_material_version;
+        if newest == before.key_version {
+            return Ok(());
+        }
+        let blob = provider.rewrap(&before.blob, &context(self.id), &before.key_arn)?;
+        let opened = provider.unwrap(&blob, &context(self.id))?;
+        // What does not open must not take the place of what does.
+        VolumeKeys::derive_checked(&opened.plaintext, self.id, &self.keys.commitment)?;
+        let wrapped = Wrapped { key_arn: opened.key_arn, key_version: opened.key_version, blob };
+        let mut page = self.page.lock();
+        let before = std::mem::replace(&mut page.wrapped, wrapped);
+        let updated = self.update(&mut page, |_| ());
+        if updated.is_err() {
+            page.wrapped = before;
+        }
+        Ok(updated?)
     }
 
     /// ARN of the master key for new files where no directory says otherwise.

@@ -101,7 +101,7 @@ impl Fs {
     }
 
     fn files_of(&self, gate: &Arc<Gate>) -> Vec<OpenInode> {
-        self.open_files().into_iter().filter(|(_, open)| Arc::ptr_eq(&open.gate, gate)).collect()
+        self.open_files().into_iter().filter(|(_, open)| Arc::ptr_eq(&open.gate(), gate)).collect()
     }
 
     /// Writes back and drops the kernel's pages of files; answers those for which that took too

@@ -1,8 +1,9 @@
 //! Extended attributes.
 //!
 //! User attributes are sealed, a file's values under its own key. Attributes that the kernel
-//! interprets are stored as they are. Two names are the filesystem's own: `user.kmsfs.key`, a directory's assigned
-//! master key, and `user.kmsfs.info`, a description of a file that is never listed.
+//! interprets are stored as they are. Three names are the filesystem's own: `user.kmsfs.key`, a directory's
+//! assigned master key; `user.kmsfs.info`, a description of a file; and `user.kmsfs.wrap`, what wraps its
+//! data key. The last two are never listed.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -15,6 +16,7 @@ use super::inode::Inode;
 use super::keep::CAPABILITY;
 use super::keys::Access;
 use super::privileges::drop_foreign_set_gid;
+use super::rewrap::WRAP_XATTR;
 use super::sealed_xattr::{self, is_sealed};
 use super::{FileKind, Fs, FsError, FsResult, Requester};
 use crate::format::head::Kind;
@@ -72,6 +74,7 @@ impl Fs {
                 if assigned.is_empty() { Err(FsError::new(libc::ENODATA)) } else { Ok(assigned.into_bytes()) }
             }
             n if n == INFO_XATTR.as_bytes() => self.info(&inode),
+            n if n == WRAP_XATTR.as_bytes() => to_json(&self.wrapping(&inode)?),
             n if n.starts_with(USER_PREFIX) => {
                 let stored = self.read_backing(&inode, &sealed_xattr::backing_name(&self.volume, n))?;
                 self.with_value_key(&inode, |key, object| sealed_xattr::open_value(key, object, n, &stored))
@@ -83,7 +86,8 @@ impl Fs {
     /// Sets an attribute. `flags` are setxattr(2)'s.
     ///
     /// # Errors
-    /// As setxattr(2); `EPERM` for the filesystem's own names but [`KEY_XATTR`] on a directory.
+    /// As setxattr(2); `EPERM` for the filesystem's own names but [`KEY_XATTR`] on a directory, and
+    /// [`WRAP_XATTR`].
     pub fn setxattr(&self, by: Requester, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> FsResult<()> {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
@@ -92,6 +96,7 @@ impl Fs {
         let _guard = (name == CAPABILITY).then(|| inode.attributes.lock());
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, value),
+            n if n == WRAP_XATTR.as_bytes() => self.set_wrapping(by, &inode, value),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
             USER_PREFIX => Err(FsError::new(libc::EINVAL)),
             n if n.starts_with(USER_PREFIX) => {
@@ -195,17 +200,16 @@ impl Fs {
     }
 
     fn info(&self, inode: &Arc<Inode>) -> FsResult<Vec<u8>> {
-        let json = match inode.kind {
-            FileKind::Regular => serde_json::to_vec(&self.file_info(inode)?),
-            FileKind::Directory => serde_json::to_vec(&DirectoryInfo {
+        match inode.kind {
+            FileKind::Regular => to_json(&self.file_info(inode)?),
+            FileKind::Directory => to_json(&DirectoryInfo {
                 volume_id: self.volume.id.to_string(),
                 directory_id: inode.directory(&self.volume)?.id.to_string(),
                 assigned_key: self.assigned_key(inode)?,
                 default_key: self.volume.default_key(),
             }),
-            _ => return Err(FsError::new(libc::ENODATA)),
-        };
-        json.map_err(|_| FsError::new(libc::EIO))
+            _ => Err(FsError::new(libc::ENODATA)),
+        }
     }
 
     /// What is known about a file; without its key, what its header says in public.
@@ -259,4 +263,8 @@ impl Fs {
         self.close_file(inode, false);
         result
     }
+}
+
+fn to_json(value: &impl Serialize) -> FsResult<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|_| FsError::new(libc::EIO))
 }

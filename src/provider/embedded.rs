@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Provider, ProviderError};
-use crate::kms::api::{CreateKeyRequest, KeyRequest};
+use crate::kms::api::{CreateKeyRequest, KeyRequest, ReEncryptRequest};
 use crate::kms::{
     Caller, DataKey, EncryptionContext, KeyManager, KeyMetadata, KeyWatcher, Service, UnwrappedDataKey,
 };
@@ -31,6 +31,11 @@ impl Provider for Embedded {
         Ok(self.service.decrypt_data_key(&self.caller, blob, context)?)
     }
 
+    fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError> {
+        let request = same_context(blob, context, key);
+        Ok(self.service.re_encrypt(&self.caller, &request)?.ciphertext_blob)
+    }
+
     fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError> {
         Ok(self.service.describe_key(&self.caller, &KeyRequest { key_id: key.to_owned() })?)
     }
@@ -42,6 +47,17 @@ impl Provider for Embedded {
 
     fn attach(&self, watcher: Arc<dyn KeyWatcher>) -> Result<Box<dyn Send>, ProviderError> {
         Ok(Box::new(self.service.watch(watcher)))
+    }
+}
+
+/// The request for a new wrapping that is bound to the context of the old one.
+pub(super) fn same_context(blob: &[u8], context: &EncryptionContext, key: &str) -> ReEncryptRequest {
+    ReEncryptRequest {
+        ciphertext_blob: blob.to_vec(),
+        source_encryption_context: context.clone(),
+        destination_key_id: key.to_owned(),
+        destination_encryption_context: context.clone(),
+        ..ReEncryptRequest::default()
     }
 }
 

@@ -29,6 +29,13 @@ pub trait Provider: Send + Sync {
     /// Any [`ProviderError`].
     fn unwrap(&self, blob: &[u8], context: &EncryptionContext) -> Result<UnwrappedDataKey, ProviderError>;
 
+    /// Wraps what is in `blob` anew, by the newest version of `key` (id, ARN or alias) and bound to the
+    /// same context. The plaintext stays with the provider.
+    ///
+    /// # Errors
+    /// Any [`ProviderError`], for either key.
+    fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError>;
+
     /// What is known about `key` (id, ARN or alias).
     ///
     /// # Errors

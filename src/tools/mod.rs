@@ -1,4 +1,5 @@
-//! What is done to a volume or a machine beside mounting: for now, measuring speed.
+//! What is done to a volume or a machine beside mounting: measuring speed, and re-wrapping its files.
 
 pub mod chunk_speed;
+pub mod rewrap;
 pub mod speed;

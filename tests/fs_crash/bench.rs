@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use kmsfs::clock::SystemClock;
 use kmsfs::fs::disk::{Disk, Probe};
 use kmsfs::fs::{Fs, Volume};
-use kmsfs::kms::api::CreateKeyRequest;
+use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
 use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
 use kmsfs::provider::{Embedded, Provider};
 use kmsfs::secret::Passphrase;
@@ -18,8 +18,11 @@ use crate::disk::Crash;
 pub(crate) struct Bench {
     dir: TempDir,
     provider: Arc<dyn Provider>,
-    /// Master key of all files.
+    service: Arc<Service>,
+    /// Master key of new files.
     pub(crate) key: String,
+    /// Another one.
+    pub(crate) other: String,
     disk: Mutex<Disk>,
 }
 
@@ -31,9 +34,16 @@ impl Bench {
         let options = StoreOptions { costs, ..StoreOptions::default() };
         let store = dir.path().join("keys");
         let service = Service::create(&store, &secret, &options, Arc::new(SystemClock)).unwrap();
-        let key = service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn;
+        let [key, other] = [(); 2]
+            .map(|()| service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn);
         let provider: Arc<dyn Provider> = Arc::new(Embedded::new(Arc::clone(&service), Caller::current()));
-        Self { dir, provider, key, disk: Mutex::default() }
+        Self { dir, provider, service, key, other, disk: Mutex::default() }
+    }
+
+    /// Gives a master key new material.
+    pub(crate) fn rotate(&self, arn: &str) {
+        let request = KeyRequest { key_id: arn.to_owned() };
+        self.service.rotate_key_on_demand(&Caller::current(), &request).unwrap();
     }
 
     fn volume(&self) -> PathBuf {

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use kmsfs::fs::{Fs, FsResult, KEY_XATTR, NewMode, ROOT_INO, RenameMode, Requester, SetAttr};
+use kmsfs::fs::{Fs, FsResult, KEY_XATTR, NewMode, ROOT_INO, RenameMode, Requester, SetAttr, WRAP_XATTR};
 use proptest::prelude::*;
 
 use crate::bench::Bench;
@@ -89,6 +89,13 @@ pub(crate) enum Op {
         which: u8,
     },
     AssignKey(usize),
+    /// Under the other master key, or under that of new files.
+    Rewrap {
+        at: Place,
+        other: bool,
+    },
+    /// The volume's own key under new material.
+    RewrapVolume,
     Settle,
     Remount,
 }
@@ -118,6 +125,8 @@ pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => (place(), 0u8..2, 0usize..300).prop_map(|(at, which, len)| Op::SetXattr { at, which, len }),
         1 => (place(), 0u8..2).prop_map(|(at, which)| Op::RemoveXattr { at, which }),
         1 => (0..NAMES).prop_map(Op::AssignKey),
+        4 => (place(), any::<bool>()).prop_map(|(at, other)| Op::Rewrap { at, other }),
+        1 => Just(Op::RewrapVolume),
         3 => Just(Op::Settle),
         1 => Just(Op::Remount),
     ];
@@ -220,12 +229,29 @@ impl<'a> Run<'a> {
                 let key = self.bench.key.as_bytes();
                 self.fs().setxattr(me(), ino, OsStr::new(KEY_XATTR), key, 0)
             }),
+            Op::Rewrap { at, other } => self.rewrap(*at, *other),
+            Op::RewrapVolume => {
+                self.bench.rotate(&self.fs().volume().own_key());
+                self.fs().setxattr(me(), ROOT_INO, OsStr::new(WRAP_XATTR), b"", 0)
+            }
             Op::Settle => {
                 self.fs().settle_closed();
                 Ok(())
             }
             Op::Remount => self.remount(),
         }
+    }
+
+    fn rewrap(&self, at: Place, other: bool) -> FsResult<()> {
+        let ino = self.ino(&path(at))?;
+        let name = OsStr::new(WRAP_XATTR);
+        let key = if other { &self.bench.other } else { &self.bench.key };
+        self.fs().setxattr(me(), ino, name, key.as_bytes(), 0)?;
+        // The disk may fail under the look at it too.
+        if let Ok(wrapping) = self.fs().getxattr(ino, name) {
+            assert!(String::from_utf8(wrapping).unwrap().contains(key), "{at:?} is not under {key}");
+        }
+        Ok(())
     }
 
     /// The names after the operation under way, to be changed.

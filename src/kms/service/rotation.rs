@@ -47,7 +47,10 @@ impl Service {
             let old = self.entry(&old.record.id)?;
             self.admit(call, &old)?;
             check_rotatable(&old)?;
-            old.check_customer_managed()?;
+            // A volume's own key has no schedule: its owner decides.
+            if old.record.manager != KeyManager::Internal {
+                old.check_customer_managed()?;
+            }
             let made = old.record.versions.iter().filter(|v| v.cause == VersionCause::OnDemand).count();
             if made >= MAX_ON_DEMAND_ROTATIONS {
                 let message = format!("{} has been rotated on demand 25 times, which is the limit", old.arn);

@@ -83,6 +83,10 @@ impl Provider for Gated {
         answer
     }
 
+    fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError> {
+        self.inner.rewrap(blob, context, key)
+    }
+
     fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError> {
         self.inner.describe_key(key)
     }

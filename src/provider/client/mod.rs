@@ -17,10 +17,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::embedded::internal_key;
+use super::embedded::{internal_key, same_context};
 use super::{Provider, ProviderError};
 use crate::kms::api::{
-    DecryptRequest, DecryptResponse, GenerateDataKeyRequest, GenerateDataKeyResponse, KeyRequest, KeyResponse,
+    DecryptRequest, DecryptResponse, GenerateDataKeyRequest, GenerateDataKeyResponse, KeyRequest,
+    KeyResponse, ReEncryptResponse,
 };
 use crate::kms::wire::{self, Reply, Request, TRENT};
 use crate::kms::{
@@ -136,6 +137,11 @@ impl Provider for SocketClient {
             key_arn: answer.key_id,
             key_version: answer.key_material_version,
         })
+    }
+
+    fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError> {
+        let answer: ReEncryptResponse = self.typed("ReEncrypt", &same_context(blob, context, key))?;
+        Ok(answer.ciphertext_blob)
     }
 
     fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError> {

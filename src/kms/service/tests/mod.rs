@@ -225,7 +225,7 @@ fn limits_are_enforced() {
 }
 
 #[test]
-fn internal_keys_are_unlisted_and_cannot_be_revoked() {
+fn internal_keys_are_unlisted_and_cannot_be_revoked_but_rotate() {
     let world = World::new();
     let (service, caller) = (world.service(), &world.caller);
     let request = CreateKeyRequest { manager: KeyManager::Internal, ..CreateKeyRequest::default() };
@@ -242,6 +242,8 @@ fn internal_keys_are_unlisted_and_cannot_be_revoked() {
     unsupported(service.schedule_key_deletion(caller, &deletion));
     assert!(service.create_alias(caller, &alias("alias/i", &internal)).is_err());
     assert_eq!(world.state(&internal), state::KeyState::Enabled);
+    let rotated = service.rotate_key_on_demand(caller, &named(&internal)).unwrap();
+    assert_eq!(rotated.current_key_material_version, 2);
 }
 
 #[test]

@@ -2,7 +2,10 @@
 //! mappings included; all others never notice; enabling brings everything back.
 #![allow(clippy::unwrap_used)]
 
+mod accesses;
+#[path = "../common/mod.rs"]
 mod common;
+mod speed;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -32,6 +35,11 @@ fn two_keys(test: &str) -> Option<(World, PathBuf)> {
 
 fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> i32 {
     result.unwrap_err().raw_os_error().unwrap()
+}
+
+#[test]
+fn child() {
+    common::child::play(&accesses::ROLES);
 }
 
 #[test]

@@ -1,0 +1,86 @@
+//! A volume that is not mounted: this process has it alone, as a mount would, without one.
+
+use std::ffi::OsStr;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::{Place, Tree, Visit};
+use crate::fs::{FileKind, Fs, FsError, KEY_XATTR, ROOT_INO, Requester, WRAP_XATTR, Wrapping};
+
+/// An open volume.
+pub struct Unmounted {
+    fs: Fs,
+    by: Requester,
+}
+
+impl Unmounted {
+    /// A volume that this process has open, and its root, shown as `path`.
+    pub fn new(fs: Fs, path: &Path) -> (Self, Place) {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let root = Place { path: path.to_owned(), ino: ROOT_INO, kind: FileKind::Directory };
+        (Self { fs, by: Requester { uid, gid, pid: std::process::id() } }, root)
+    }
+
+    /// Makes everything durable and lets go of the volume.
+    ///
+    /// # Errors
+    /// When something may not be durable.
+    pub fn close(self) -> io::Result<()> {
+        self.fs.shut_down().map_err(into_io)
+    }
+
+    fn set(&self, place: &Place, name: &str, value: &str) -> io::Result<()> {
+        self.fs.setxattr(self.by, place.ino, OsStr::new(name), value.as_bytes(), 0).map_err(into_io)
+    }
+}
+
+impl Tree for Unmounted {
+    fn each(&self, directory: &Place, visit: &mut Visit<'_>) -> io::Result<ControlFlow<()>> {
+        let fh = self.fs.opendir(directory.ino).map_err(into_io)?;
+        let mut flow = ControlFlow::Continue(());
+        let mut failed = None;
+        let listed = self.fs.readdir(fh, 0, |entry| {
+            if entry.is_dot() {
+                return ControlFlow::Continue(());
+            }
+            match self.fs.entry_attr(fh, entry) {
+                Ok(attr) => {
+                    let path = directory.path.join(&entry.name);
+                    flow = visit(Place { path, ino: attr.ino, kind: attr.kind });
+                    self.fs.forget(attr.ino, 1);
+                }
+                Err(error) => failed = failed.take().or(Some(error)),
+            }
+            flow
+        });
+        self.fs.releasedir(fh);
+        match listed.err().or(failed) {
+            Some(error) => Err(into_io(error)),
+            None => Ok(flow),
+        }
+    }
+
+    fn wrapping(&self, place: &Place) -> io::Result<Wrapping> {
+        let value = self.fs.getxattr(place.ino, OsStr::new(WRAP_XATTR)).map_err(into_io)?;
+        Ok(serde_json::from_slice(&value)?)
+    }
+
+    fn wrap(&self, file: &Place, key: &str) -> io::Result<()> {
+        self.set(file, WRAP_XATTR, key)
+    }
+
+    fn assign(&self, directory: &Place, key: &str) -> io::Result<()> {
+        self.set(directory, KEY_XATTR, key)
+    }
+
+    fn flush(&self, _: &Place) -> io::Result<()> {
+        let root = Place { path: Path::new("/").to_owned(), ino: ROOT_INO, kind: FileKind::Directory };
+        self.set(&root, WRAP_XATTR, "")
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what a Result maps its error with")]
+fn into_io(error: FsError) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
