@@ -11,8 +11,8 @@
 //! | 5 | `fs` |
 //! | 4 | `chunk`, `names`, `provider` |
 //! | 3 | `format`, `kms` |
-//! | 2 | `crypto` |
-//! | 1 | `secret`, `codec`, `sys`, `clock`, `sync` |
+//! | 2 | `crypto`, `xks` |
+//! | 1 | `secret`, `codec`, `sys`, `clock`, `sync`, `sigv4` |
 #![deny(unsafe_code)]
 
 pub mod check;
@@ -29,6 +29,8 @@ pub mod names;
 pub mod provider;
 pub mod secret;
 pub mod server;
+pub mod sigv4;
 pub mod sync;
 pub mod sys;
 pub mod tools;
+pub mod xks;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::pace::Busy;
-use super::sigv4::AuthError;
+use crate::sigv4::AuthError;
 use super::workers::NoResult;
 use crate::kms::{ErrorKind, KmsError};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::sigv4::AuthKind;
+use crate::sigv4::AuthKind;
 
 /// Upper bounds of the latency histogram's buckets, in microseconds.
 const BUCKETS: [u64; 12] =

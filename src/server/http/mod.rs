@@ -6,8 +6,8 @@
 //! | `connection` | lets connections in, as many as there is room for |
 //! | `pace` | cuts off who sends or takes too slowly |
 //! | `request` | one request: believed, read, carried out, answered |
-//! | `sigv4`, `replay` | whether a request is believed |
-//! | `refusals` | those that were not, in the audit log |
+//! | `replay` | whether a request was seen before |
+//! | `refusals` | requests that are not believed, in the audit log |
 //! | `workers` | threads for calls, apart for slow ones |
 //! | `answer` | the shapes of answers |
 //! | `metrics` | `/healthz` and `/metrics`, which need no signature |
@@ -23,7 +23,6 @@ mod pace;
 mod refusals;
 mod replay;
 mod request;
-mod sigv4;
 mod tls;
 mod workers;
 

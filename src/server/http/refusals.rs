@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::request::Peer;
-use super::sigv4::AuthError;
+use crate::sigv4::AuthError;
 use crate::kms::audit::Identity;
 use crate::kms::{ErrorKind, KmsError, Service};
 

@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
-use super::sigv4::{SKEW, Sha256Digest};
+use crate::sigv4::{SKEW, Sha256Digest};
 
 /// How long after its first use a signature is good.
 pub(super) const GRACE: SignedDuration = SignedDuration::from_secs(10);

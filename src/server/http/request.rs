@@ -18,7 +18,7 @@ use super::Shared;
 use super::answer::{AMZ_JSON, Body, Refusal, page, to_call};
 use super::pace::{Busy, Phase, REQUEST_TIME};
 use super::refusals::Disbelieved;
-use super::sigv4::{AuthError, AuthKind, Claim, Head, Scope};
+use crate::sigv4::{AuthError, AuthKind, Claim, Head, Scope};
 use crate::kms::wire::{self, TRENT};
 use crate::kms::{Caller, Operation, Remote};
 

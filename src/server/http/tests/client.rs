@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::super::sigv4::{Claim, Head};
+use crate::sigv4::{Claim, Head};
 use super::super::{HttpServer, Listeners};
 use crate::clock::{Clock, ManualClock};
 use crate::kms::api::{CreateAccessKeyRequest, UpdateAccessKeyRequest};

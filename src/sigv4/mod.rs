@@ -1,4 +1,5 @@
-//! AWS Signature Version 4, verified: who signed a request, and that it is what was signed.
+//! AWS Signature Version 4: who signed a request, and that it is what was signed. Requests of our own
+//! are signed by a [`Signer`].
 //!
 //! Pure: a request as bytes, a time and a secret go in, a verdict comes out. In three steps, so that
 //! nothing costly is done for a request that cannot be right: [`Claim::read`] before the body is
@@ -12,6 +13,7 @@
 mod authorization;
 mod canonical;
 mod error;
+mod signing;
 
 #[cfg(test)]
 mod tests;
@@ -26,40 +28,44 @@ use zeroize::Zeroizing;
 
 use authorization::Authorization;
 
-pub(super) use error::{AuthError, AuthKind};
+pub use error::{AuthError, AuthKind};
+pub use signing::{Signed, Signer};
 
 /// How far a request's time may be from this service's, either way.
-pub(super) const SKEW: SignedDuration = SignedDuration::from_mins(15);
+pub const SKEW: SignedDuration = SignedDuration::from_mins(15);
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const TERMINATOR: &str = "aws4_request";
 /// Headers that every request must sign.
 const ALWAYS_SIGNED: [&str; 2] = ["host", "x-amz-date"];
 
 /// A SHA-256 digest.
-pub(super) type Sha256Digest = [u8; 32];
+pub type Sha256Digest = [u8; 32];
 
 /// A request without its body, as it came.
 #[derive(Debug, Clone)]
-pub(super) struct Head<'a> {
-    pub(super) method: &'a str,
+pub struct Head<'a> {
+    /// In upper case.
+    pub method: &'a str,
     /// Not decoded.
-    pub(super) path: &'a str,
+    pub path: &'a str,
     /// Not decoded, without the `?`; empty when there is none.
-    pub(super) query: &'a str,
+    pub query: &'a str,
     /// Names in lower case; several of one name in the order in which they came.
-    pub(super) headers: Vec<(&'a str, &'a [u8])>,
+    pub headers: Vec<(&'a str, &'a [u8])>,
 }
 
 /// The service that a signature must be for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scope<'a> {
-    pub(super) region: &'a str,
-    pub(super) service: &'a str,
+pub struct Scope<'a> {
+    /// Where it is.
+    pub region: &'a str,
+    /// Its name in signatures.
+    pub service: &'a str,
 }
 
 /// What a request says about its signer. Nothing of it is proven before [`Claim::verify`].
 #[derive(Debug)]
-pub(super) struct Claim {
+pub struct Claim {
     authorization: Authorization,
     /// `X-Amz-Date` as it was written.
     date: String,
@@ -83,7 +89,7 @@ impl Claim {
     ///
     /// # Errors
     /// [`AuthKind::Missing`], [`AuthKind::Incomplete`], [`AuthKind::Unrecognized`] for a session token.
-    pub(super) fn read(head: &Head<'_>) -> Result<Self, AuthError> {
+    pub fn read(head: &Head<'_>) -> Result<Self, AuthError> {
         let presigned = head.query.split('&').any(|pair| pair.to_ascii_lowercase().starts_with("x-amz-"));
         if presigned {
             return Err(AuthError::new(
@@ -111,12 +117,12 @@ impl Claim {
     }
 
     /// Id of the access key that the signature is said to be of.
-    pub(super) fn access_key_id(&self) -> &str {
+    pub fn access_key_id(&self) -> &str {
         &self.authorization.access_key_id
     }
 
     /// What tells this signature from all others; of no use for making one.
-    pub(super) fn fingerprint(&self) -> Sha256Digest {
+    pub fn fingerprint(&self) -> Sha256Digest {
         let mut digest = Sha256::new();
         digest.update(&self.date);
         digest.update(self.authorization.signature);
@@ -127,7 +133,7 @@ impl Claim {
     ///
     /// # Errors
     /// [`AuthKind::Invalid`], in AWS's words.
-    pub(super) fn check(&self, scope: Scope<'_>, now: Timestamp) -> Result<(), AuthError> {
+    pub fn check(&self, scope: Scope<'_>, now: Timestamp) -> Result<(), AuthError> {
         let asked = &self.authorization;
         if asked.service != scope.service {
             let message = format!("Credential should be scoped to correct service: '{}'.", scope.service);
@@ -155,7 +161,7 @@ impl Claim {
     ///
     /// # Errors
     /// [`AuthKind::Invalid`]; never says what would have been right.
-    pub(super) fn verify(&self, head: &Head<'_>, body: &Sha256Digest, secret: &str) -> Result<(), AuthError> {
+    pub fn verify(&self, head: &Head<'_>, body: &Sha256Digest, secret: &str) -> Result<(), AuthError> {
         let expected = self.sign(head, body, secret);
         if bool::from(expected.ct_eq(&self.authorization.signature)) {
             return Ok(());
@@ -168,7 +174,7 @@ impl Claim {
     }
 
     /// The signature that a request with this head and a body of this digest should have.
-    pub(super) fn sign(&self, head: &Head<'_>, body: &Sha256Digest, secret: &str) -> Sha256Digest {
+    pub fn sign(&self, head: &Head<'_>, body: &Sha256Digest, secret: &str) -> Sha256Digest {
         let canonical = canonical::request(head, &self.authorization.signed_headers, body);
         let Authorization { day, region, service, .. } = &self.authorization;
         let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&canonical));

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// The kinds of refusal, under AWS's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server::http) enum AuthKind {
+pub enum AuthKind {
     /// Nothing in the request says who sent it.
     Missing,
     /// What says it is not of its form.
@@ -18,17 +18,20 @@ pub(in crate::server::http) enum AuthKind {
 /// A request that is not believed. Says nothing that helps to forge one.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}: {message}", kind.name())]
-pub(in crate::server::http) struct AuthError {
-    pub(in crate::server::http) kind: AuthKind,
-    pub(in crate::server::http) message: String,
+pub struct AuthError {
+    /// Which of them.
+    pub kind: AuthKind,
+    /// In AWS's words.
+    pub message: String,
 }
 
 impl AuthKind {
-    pub(in crate::server::http) const ALL: [Self; 4] =
+    /// Every kind.
+    pub const ALL: [Self; 4] =
         [Self::Missing, Self::Incomplete, Self::Unrecognized, Self::Invalid];
 
     /// The exception's name, common to AWS's services.
-    pub(in crate::server::http) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Missing => "MissingAuthenticationTokenException",
             Self::Incomplete => "IncompleteSignatureException",
@@ -39,7 +42,8 @@ impl AuthKind {
 }
 
 impl AuthError {
-    pub(in crate::server::http) fn new(kind: AuthKind, message: impl Into<String>) -> Self {
+    /// A refusal of `kind` that says `message`.
+    pub fn new(kind: AuthKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
@@ -52,7 +56,7 @@ impl AuthError {
     }
 
     /// One refusal for an unknown and for a disabled access key.
-    pub(in crate::server::http) fn unrecognized() -> Self {
+    pub fn unrecognized() -> Self {
         Self::new(AuthKind::Unrecognized, "The security token included in the request is invalid.")
     }
 }
