@@ -67,10 +67,34 @@ pub enum ErrorKind {
     IncorrectKeyMaterial,
     /// Something else about the key is under way.
     Conflict,
+    /// No custom key store of this id or name.
+    CustomKeyStoreNotFound,
+    /// A custom key store of this name is there already.
+    CustomKeyStoreNameInUse,
+    /// The custom key store's connection does not allow the operation.
+    CustomKeyStoreInvalidState,
+    /// The custom key store has keys.
+    CustomKeyStoreHasKeys,
+    /// Another key of the custom key store stands for this external key.
+    XksKeyAlreadyInUse,
+    /// The external key is not one that a key can stand for.
+    XksKeyInvalidConfiguration,
+    /// There is no such external key.
+    XksKeyNotFound,
+    /// The proxy did not believe the signature.
+    XksProxyIncorrectCredential,
+    /// The proxy does not know the path.
+    XksProxyInvalidConfiguration,
+    /// The proxy's answer cannot be used.
+    XksProxyInvalidResponse,
+    /// Another custom key store has this proxy.
+    XksProxyUriInUse,
+    /// The proxy does not answer.
+    XksProxyUriUnreachable,
 }
 
 impl ErrorKind {
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 40] = [
         Self::NotFound,
         Self::Disabled,
         Self::InvalidState,
@@ -99,6 +123,18 @@ impl ErrorKind {
         Self::ExpiredImportToken,
         Self::IncorrectKeyMaterial,
         Self::Conflict,
+        Self::CustomKeyStoreNotFound,
+        Self::CustomKeyStoreNameInUse,
+        Self::CustomKeyStoreInvalidState,
+        Self::CustomKeyStoreHasKeys,
+        Self::XksKeyAlreadyInUse,
+        Self::XksKeyInvalidConfiguration,
+        Self::XksKeyNotFound,
+        Self::XksProxyIncorrectCredential,
+        Self::XksProxyInvalidConfiguration,
+        Self::XksProxyInvalidResponse,
+        Self::XksProxyUriInUse,
+        Self::XksProxyUriUnreachable,
     ];
 
     /// The exception's name in the AWS KMS API.
@@ -132,6 +168,18 @@ impl ErrorKind {
             Self::ExpiredImportToken => "ExpiredImportTokenException",
             Self::IncorrectKeyMaterial => "IncorrectKeyMaterialException",
             Self::Conflict => "ConflictException",
+            Self::CustomKeyStoreNotFound => "CustomKeyStoreNotFoundException",
+            Self::CustomKeyStoreNameInUse => "CustomKeyStoreNameInUseException",
+            Self::CustomKeyStoreInvalidState => "CustomKeyStoreInvalidStateException",
+            Self::CustomKeyStoreHasKeys => "CustomKeyStoreHasCMKsException",
+            Self::XksKeyAlreadyInUse => "XksKeyAlreadyInUseException",
+            Self::XksKeyInvalidConfiguration => "XksKeyInvalidConfigurationException",
+            Self::XksKeyNotFound => "XksKeyNotFoundException",
+            Self::XksProxyIncorrectCredential => "XksProxyIncorrectAuthenticationCredentialException",
+            Self::XksProxyInvalidConfiguration => "XksProxyInvalidConfigurationException",
+            Self::XksProxyInvalidResponse => "XksProxyInvalidResponseException",
+            Self::XksProxyUriInUse => "XksProxyUriInUseException",
+            Self::XksProxyUriUnreachable => "XksProxyUriUnreachableException",
         }
     }
 
@@ -248,6 +296,9 @@ impl KmsError {
             (ErrorKind::InvalidState, Some(KeyState::PendingImport)) => {
                 "import the key's material, then retry"
             }
+            (ErrorKind::InvalidState, Some(KeyState::Unavailable)) => {
+                "see that the key's custom key store is connected and its proxy answers, then retry"
+            }
             (ErrorKind::InvalidState, _) => "look at the key's state; this operation needs another one",
             (ErrorKind::NotFound, _) => "list the keys and aliases; a deleted key does not come back",
             (ErrorKind::AlreadyExists, _) => "choose another name, or update the existing one",
@@ -261,6 +312,21 @@ impl KmsError {
             (ErrorKind::DependencyTimeout | ErrorKind::KeyUnavailable, _) => {
                 "start or unlock the key service, then retry"
             }
+            (ErrorKind::CustomKeyStoreNotFound, _) => "describe the custom key stores to see their ids",
+            (ErrorKind::CustomKeyStoreInvalidState, _) => {
+                "look at its connection state, then connect or disconnect it"
+            }
+            (ErrorKind::CustomKeyStoreHasKeys, _) => {
+                "wait until its keys are deleted, or leave it disconnected"
+            }
+            (ErrorKind::CustomKeyStoreNameInUse, _) => "choose another name",
+            (
+                ErrorKind::XksProxyUriUnreachable
+                | ErrorKind::XksProxyInvalidConfiguration
+                | ErrorKind::XksProxyInvalidResponse
+                | ErrorKind::XksProxyIncorrectCredential,
+                _,
+            ) => "look after the proxy, or correct its settings, then retry",
             (ErrorKind::DryRun, _) => "repeat without DryRun",
             _ => "correct the request",
         }

@@ -23,6 +23,8 @@ use crate::secret::{KEY_LEN, Key};
 
 /// Opens the associated data of every blob.
 pub(super) const BLOB_LABEL: &[u8] = b"kmsfs kms blob v1\0";
+/// Associated data of what a proxy makes of a sealed plaintext.
+pub(super) const OUTER_LABEL: &[u8] = b"kmsfs kms external v1\0";
 /// Opens the associated data of every sealed record.
 pub(super) const RECORD_LABEL: &[u8] = b"kmsfs kms record v1\0";
 /// Opens the associated data of every sealed root key.

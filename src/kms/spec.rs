@@ -62,6 +62,8 @@ named! {
         AwsKms = "AWS_KMS",
         /// It was imported, or is to be.
         External = "EXTERNAL",
+        /// The service made one half, and a key manager elsewhere has the other.
+        ExternalKeyStore = "EXTERNAL_KEY_STORE",
     }
 }
 

@@ -27,8 +27,7 @@ pub struct AuthError {
 
 impl AuthKind {
     /// Every kind.
-    pub const ALL: [Self; 4] =
-        [Self::Missing, Self::Incomplete, Self::Unrecognized, Self::Invalid];
+    pub const ALL: [Self; 4] = [Self::Missing, Self::Incomplete, Self::Unrecognized, Self::Invalid];
 
     /// The exception's name, common to AWS's services.
     pub fn name(self) -> &'static str {

@@ -68,10 +68,7 @@ impl Gate {
 impl Pass<'_> {
     /// Ends a call.
     pub(super) fn leave<T>(self, result: &Result<T, ProxyError>, now: Instant) {
-        let failed = matches!(
-            result,
-            Err(ProxyError::Unreachable | ProxyError::Tls | ProxyError::TimedOut)
-        );
+        let failed = matches!(result, Err(ProxyError::Unreachable | ProxyError::Tls | ProxyError::TimedOut));
         let took_long = now.duration_since(self.since) >= LONG;
         let mut state = self.gate.0.lock();
         match result {
@@ -88,7 +85,9 @@ impl Drop for Pass<'_> {
     fn drop(&mut self) {
         let mut state = self.gate.0.lock();
         state.under_way -= 1;
-        if self.tries && let Some(rest) = state.rest.as_mut() {
+        if self.tries
+            && let Some(rest) = state.rest.as_mut()
+        {
             rest.is_tried = false;
         }
     }

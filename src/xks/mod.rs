@@ -21,7 +21,6 @@ mod proxy;
 mod transport;
 mod trust;
 
-
 use std::time::Duration;
 
 pub use address::{Address, NotAnAddress};

@@ -66,8 +66,15 @@ impl Proxy {
     ///
     /// # Errors
     /// Any [`ProxyError`].
-    pub fn key_facts(&self, key: &str, occasion: Occasion<'_>, now: Timestamp) -> Result<KeyFacts, ProxyError> {
-        self.ask(key, "metadata", &Asking { request_metadata: occasion }, now, |facts: KeyFacts| facts.check())
+    pub fn key_facts(
+        &self,
+        key: &str,
+        occasion: Occasion<'_>,
+        now: Timestamp,
+    ) -> Result<KeyFacts, ProxyError> {
+        self.ask(key, "metadata", &Asking { request_metadata: occasion }, now, |facts: KeyFacts| {
+            facts.check()
+        })
     }
 
     /// Encrypt with the external key `key`, bound to `aad`.

@@ -45,7 +45,12 @@ impl Network {
         let start = || {
             let mut builder = Builder::new_multi_thread();
             builder.worker_threads(1).max_blocking_threads(LOOKUP_THREADS).thread_name("kms-proxy");
-            builder.enable_io().enable_time().build().inspect_err(|error| tracing::error!(%error, "no network")).ok()
+            builder
+                .enable_io()
+                .enable_time()
+                .build()
+                .inspect_err(|error| tracing::error!(%error, "no network"))
+                .ok()
         };
         self.0.get_or_init(start).as_ref()
     }
@@ -159,7 +164,8 @@ impl Transport {
     }
 
     async fn connect(&self) -> Result<Connection, ProxyError> {
-        let stream = timeout(CALL_TIME * 3 / 4, self.reach()).await.map_err(|_| ProxyError::Unreachable)??;
+        let stream =
+            timeout(CALL_TIME * 3 / 4, self.reach()).await.map_err(|_| ProxyError::Unreachable)??;
         if !self.address.is_https {
             return handshake(stream).await;
         }
@@ -177,7 +183,8 @@ impl Transport {
             tracing::debug!(host = self.address.host, %error, "an external key store proxy cannot be reached");
             ProxyError::Unreachable
         };
-        let found = lookup_host((self.address.host.as_str(), self.address.port)).await.map_err(unreachable)?;
+        let found =
+            lookup_host((self.address.host.as_str(), self.address.port)).await.map_err(unreachable)?;
         let mut result = Err(ProxyError::Unreachable);
         for address in found.filter(|found| self.address.may_be_at(found.ip())) {
             match TcpStream::connect(address).await {

@@ -182,6 +182,9 @@ pub struct ReEncryptResponse {
 pub struct GenerateRandomRequest {
     /// 1 to 1024.
     pub number_of_bytes: Option<u32>,
+    /// Of key stores that make random numbers; external ones do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_key_store_id: Option<String>,
 }
 
 /// Answer of GenerateRandom.

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::ExpirationModel;
 use super::tags::Tag;
+use super::{ExpirationModel, XksKeyConfiguration};
 use crate::kms::encoding::seconds;
 use crate::kms::id::KeyId;
 use crate::kms::material::{EncryptionAlgorithm, MacAlgorithm, SigningAlgorithm};
@@ -53,6 +53,12 @@ pub struct KeyMetadata {
     pub customer_master_key_spec: KeySpec,
     /// Where its material comes from.
     pub origin: Origin,
+    /// The custom key store that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_key_store_id: Option<String>,
+    /// The key elsewhere that it stands for, in an external key store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xks_key_configuration: Option<XksKeyConfiguration>,
     /// Who manages it.
     pub key_manager: KeyManager,
     /// Always false.
@@ -87,8 +93,15 @@ pub struct CreateKeyRequest {
     pub key_spec: Option<String>,
     /// As `key_spec`.
     pub customer_master_key_spec: Option<String>,
-    /// `AWS_KMS` if absent; with `EXTERNAL` the key waits for its material.
+    /// `AWS_KMS` if absent; with `EXTERNAL` the key waits for its material; with `EXTERNAL_KEY_STORE` it
+    /// stands for a key elsewhere.
     pub origin: Option<String>,
+    /// The custom key store that it is to be in, with origin `EXTERNAL_KEY_STORE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_key_store_id: Option<String>,
+    /// The key elsewhere that it is to stand for, with origin `EXTERNAL_KEY_STORE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xks_key_id: Option<String>,
     /// False or absent.
     pub multi_region: Option<bool>,
     /// The key policy; the default one if absent.

@@ -218,6 +218,11 @@ impl Service {
             let found = found.into_iter().filter_map(|(name, key)| Some((name, context.value(key)?)));
             additional.extend(found.map(|(name, id)| (name, Parameter::Text(id))));
         }
+        if let Some(link) = keys.iter().find_map(|used| used.entry.link.as_ref()) {
+            additional.extend(link.facts().map(|(name, text)| (name, Parameter::Text(text))));
+        }
+        let notes = call.notes.borrow();
+        additional.extend(notes.iter().map(|(name, text)| (*name, Parameter::Text(text))));
         let answered = match keys.last() {
             Some(used) if error.is_none() && !call.operation.is_read_only() => {
                 vec![("keyId", Parameter::Text(&used.entry.arn))]

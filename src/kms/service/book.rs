@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::external::{CustomStore, Link, Network};
 use super::grant_book::Grant;
 use super::held::Held;
 use super::permit::{KeyPolicy, Rights};
@@ -26,6 +27,8 @@ pub(super) struct Book {
     pub(super) access_keys: BTreeMap<String, AccessKeyRecord>,
     /// By their tokens.
     pub(super) imports: BTreeMap<[u8; 32], ImportRecord>,
+    /// By their ids.
+    pub(super) custom_stores: BTreeMap<String, Arc<CustomStore>>,
 }
 
 /// One key. Never changed: a change replaces the entry.
@@ -37,6 +40,8 @@ pub(super) struct Entry {
     pub(super) material: Vec<Option<Arc<Held>>>,
     /// `record.policy`, read.
     pub(super) policy: KeyPolicy,
+    /// What leads to the other half of a key of an external key store.
+    pub(super) link: Option<Link>,
 }
 
 /// Which spellings of a key an operation takes.
@@ -49,15 +54,26 @@ pub(super) enum Spelling {
 }
 
 impl Book {
-    pub(super) fn load(store: &Store) -> Result<(Self, Rights), StoreError> {
+    pub(super) fn load(store: &Store, network: &Arc<Network>) -> Result<(Self, Rights), StoreError> {
         let contents = store.load()?;
         let (mut book, mut rights) = (Self::default(), Rights::default());
+        for record in contents.custom_stores {
+            let custom = CustomStore::new(record, network, store.realm())
+                .map_err(|_| StoreError::damaged("a custom key store that leads nowhere"))?;
+            book.custom_stores.insert(custom.record.id.clone(), Arc::new(custom));
+        }
+        let mut links = book.links(contents.external_keys)?;
         for (record, material) in contents.keys {
             let held = material.into_iter().zip(&record.versions).map(|(material, version)| {
                 material.map(|material| Arc::new(Held::new(material, version.wraps_reserved)))
             });
             let material = held.collect();
-            book.keys.insert(record.id, Arc::new(Entry::new(record, material, store.realm())));
+            let link = links.remove(&record.id);
+            if link.is_some() != (record.origin == Origin::ExternalKeyStore) {
+                return Err(StoreError::damaged("half of a key of an external key store"));
+            }
+            let entry = Entry::new(record, material, store.realm()).with_link(link);
+            book.keys.insert(entry.record.id, Arc::new(entry));
         }
         for record in contents.aliases {
             let alias = record.alias()?;
@@ -116,7 +132,22 @@ impl Entry {
     pub(super) fn new(record: KeyRecord, material: Vec<Option<Arc<Held>>>, realm: &Realm) -> Self {
         debug_assert_eq!(record.versions.len(), material.len());
         let arn = realm.key_arn(&record.id).to_string();
-        Self { policy: KeyPolicy::of(record.policy.as_deref(), &arn), arn, record, material }
+        Self { policy: KeyPolicy::of(record.policy.as_deref(), &arn), arn, record, material, link: None }
+    }
+
+    /// This entry, as one of a key of an external key store.
+    pub(super) fn with_link(self, link: Option<Link>) -> Self {
+        Self { link, ..self }
+    }
+
+    /// What replaces this entry when the key's record or material changes.
+    pub(super) fn successor(
+        &self,
+        record: KeyRecord,
+        material: Vec<Option<Arc<Held>>>,
+        realm: &Realm,
+    ) -> Self {
+        Self::new(record, material, realm).with_link(self.link.clone())
     }
 
     /// Number of the newest version; 0 before any was imported.
@@ -186,8 +217,18 @@ impl Entry {
     /// came to delete it.
     pub(super) fn state_at(&self, now: Timestamp) -> KeyState {
         let over = self.expires().is_some_and(|at| at <= now.as_millisecond());
-        match self.record.state {
+        match self.state() {
             KeyState::Enabled | KeyState::Disabled if over => KeyState::PendingImport,
+            state => state,
+        }
+    }
+
+    /// The state: a key of a custom key store that is not connected is unavailable, whatever it will
+    /// be when that is connected again; one that is to be deleted goes on to be deleted.
+    pub(super) fn state(&self) -> KeyState {
+        let cut_off = self.link.as_ref().is_some_and(|link| !link.store.is_connected());
+        match self.record.state {
+            KeyState::Enabled | KeyState::Disabled if cut_off => KeyState::Unavailable,
             state => state,
         }
     }
@@ -228,10 +269,10 @@ impl Entry {
             arn: self.arn.clone(),
             account: realm.account.clone(),
             creation_date: record.created,
-            enabled: record.state == KeyState::Enabled,
+            enabled: self.state() == KeyState::Enabled,
             description: record.description.clone(),
             key_usage: record.usage,
-            key_state: record.state,
+            key_state: self.state(),
             deletion_date: record.deletion.map(|deletion| deletion.at),
             pending_deletion_window_in_days: record.deletion.map(|deletion| deletion.window_days),
             valid_to: expires,
@@ -243,6 +284,8 @@ impl Entry {
             key_spec: record.spec,
             customer_master_key_spec: record.spec,
             origin: record.origin,
+            custom_key_store_id: self.link.as_ref().map(|link| link.store.record.id.clone()),
+            xks_key_configuration: self.link.as_ref().map(Link::configuration),
             key_manager: record.manager,
             multi_region: false,
             encryption_algorithms: if names(KeyUsage::EncryptDecrypt) {

@@ -46,8 +46,8 @@ pub(super) fn kind(request: &CreateKeyRequest) -> Result<Kind, KmsError> {
     }
     let origin = match request.origin.as_deref() {
         None => Origin::AwsKms,
-        Some(origin @ ("AWS_CLOUDHSM" | "EXTERNAL_KEY_STORE")) => {
-            return unsupported(format!("keys of Origin {origin} are not supported"));
+        Some("AWS_CLOUDHSM") => {
+            return unsupported("keys of Origin AWS_CLOUDHSM are not supported".to_owned());
         }
         Some(origin) => origin.parse().map_err(|error| KmsError::validation(format!("{error}")))?,
     };

@@ -68,6 +68,12 @@ pub(super) struct Opened<P> {
     pub(super) fingerprint: String,
 }
 
+impl<P> Opened<P> {
+    fn by(entry: &Entry, version: u32, plaintext: P) -> Self {
+        Self { plaintext, arn: entry.arn.clone(), version, fingerprint: entry.fingerprint(version) }
+    }
+}
+
 impl Service {
     /// A fresh 256-bit data key, wrapped by the newest material of `key` (id, ARN or alias) and
     /// bound to `context`. Takes microseconds and no I/O.
@@ -102,7 +108,7 @@ impl Service {
     ) -> Result<UnwrappedDataKey, KmsError> {
         let facts = DataKeyFacts { key: None, context };
         self.run(caller, Operation::Decrypt, &facts, |call| {
-            let opened = self.unseal(call, blob, None, |parsed, material| {
+            let opened = self.unseal(call, blob, None, context, |parsed, material| {
                 if parsed.plaintext_len() != KEY_LEN {
                     return Err(invalid_ciphertext("not a 256-bit data key"));
                 }
@@ -226,7 +232,7 @@ impl Service {
     /// GenerateRandom: 1 to 1024 bytes.
     ///
     /// # Errors
-    /// Validation, AccessDenied.
+    /// Validation, AccessDenied; UnsupportedOperation for a custom key store.
     pub fn generate_random(
         &self,
         caller: &Caller,
@@ -234,6 +240,7 @@ impl Service {
     ) -> Result<GenerateRandomResponse, KmsError> {
         self.run(caller, Operation::GenerateRandom, request, |call| {
             self.admit_general(call)?;
+            self.check_makes_random(request.custom_key_store_id.as_deref())?;
             let count = request.number_of_bytes.unwrap_or(0);
             Ok(GenerateRandomResponse { plaintext: random(count)? })
         })
@@ -270,7 +277,13 @@ impl Service {
         let reencrypts = call.operation == Operation::ReEncrypt;
         let book = self.book.read();
         let entry = book.resolve(key, Spelling::Any, self.realm())?;
-        self.admit_as(call, entry, if reencrypts { "ReEncryptTo" } else { call.operation.name() })?;
+        let action = if reencrypts { "ReEncryptTo" } else { call.operation.name() };
+        self.admit_as(call, entry, action)?;
+        if entry.link.is_some() {
+            let entry = Arc::clone(entry);
+            drop(book);
+            return self.seal_outside(call, &entry, action, context, plaintext);
+        }
         self.seal_with(call, entry, context, plaintext)
     }
 
@@ -315,7 +328,7 @@ impl Service {
         expected: Option<&str>,
         context: &EncryptionContext,
     ) -> Result<Opened<SecretBytes>, KmsError> {
-        self.unseal(call, blob, expected, |parsed, material| {
+        self.unseal(call, blob, expected, context, |parsed, material| {
             let mut plaintext = Zeroizing::new(vec![0; parsed.plaintext_len()]);
             parsed.open(material, context, &mut plaintext).map_err(|_| unauthentic())?;
             Ok(SecretBytes::new(std::mem::take(&mut *plaintext)))
@@ -327,6 +340,7 @@ impl Service {
         call: &Call<'_>,
         blob: &[u8],
         expected: Option<&str>,
+        context: &EncryptionContext,
         open: impl FnOnce(&Blob<'_>, &Key) -> Result<P, KmsError>,
     ) -> Result<Opened<P>, KmsError> {
         let parsed =
@@ -335,16 +349,24 @@ impl Service {
         let reencrypts = call.operation == Operation::ReEncrypt;
         let book = self.book.read();
         let entry = self.maker(&book, &parsed, expected)?;
-        self.admit_as(call, entry, if reencrypts { "ReEncryptFrom" } else { call.operation.name() })?;
+        let action = if reencrypts { "ReEncryptFrom" } else { call.operation.name() };
+        self.admit_as(call, entry, action)?;
         check_symmetric(entry, call)?;
         let material = entry.version(version).ok_or_else(unauthentic)?;
         call.uses(version);
-        Ok(Opened {
-            plaintext: open(&parsed, material)?,
-            arn: entry.arn.clone(),
-            version,
-            fingerprint: entry.fingerprint(version),
-        })
+        if parsed.outer().is_some() != entry.link.is_some() {
+            return Err(unauthentic());
+        }
+        if entry.link.is_none() {
+            let plaintext = open(&parsed, material)?;
+            return Ok(Opened::by(entry, version, plaintext));
+        }
+        let entry = Arc::clone(entry);
+        drop(book);
+        let inner = self.open_outside(call, &entry, action, &parsed, context)?;
+        let material = entry.version(version).ok_or_else(unauthentic)?;
+        let plaintext = open(&parsed.unwrapped(&inner), material)?;
+        Ok(Opened::by(&entry, version, plaintext))
     }
 
     /// The key that says it made `blob`, if it is the expected one.
@@ -405,7 +427,7 @@ fn invalid_ciphertext(message: &str) -> KmsError {
     KmsError::new(ErrorKind::InvalidCiphertext, message)
 }
 
-fn unauthentic() -> KmsError {
+pub(super) fn unauthentic() -> KmsError {
     invalid_ciphertext("the ciphertext or the encryption context is not the one that was made")
 }
 

@@ -55,7 +55,7 @@ impl Service {
             let wanted = wanted(request, &entry, call, &self.realm().account).map(Grant::new);
             call.comes_to(&entry);
             self.permit_grant(call, &entry, wanted.as_ref().ok())?;
-            state::check(call.operation, &entry.arn, entry.record.state)?;
+            state::check(call.operation, &entry.arn, entry.state())?;
             let mut wanted = wanted?;
             {
                 let rights = self.rights.read();

@@ -26,13 +26,16 @@ impl Service {
     /// imported. Takes up to seconds for RSA.
     ///
     /// # Errors
-    /// Validation, UnsupportedOperation, AccessDenied, Internal.
+    /// Validation, UnsupportedOperation, AccessDenied, Internal; with origin EXTERNAL_KEY_STORE
+    /// CustomKeyStoreNotFound, CustomKeyStoreInvalidState, XksKeyAlreadyInUse, XksKeyNotFound and
+    /// XksKeyInvalidConfiguration.
     pub fn create_key(&self, caller: &Caller, request: &CreateKeyRequest) -> Result<KeyMetadata, KmsError> {
         self.run(caller, Operation::CreateKey, request, |call| {
             self.admit_general(call)?;
             check_creation(request)?;
             let id = KeyId::random()?;
             let kind = creation::kind(request)?;
+            let link = self.link_of_new(call, request, kind)?;
             let imports = kind.origin == Origin::External;
             let material = if imports { None } else { Some(creation::generate(kind.spec)?) };
             let first = material.as_ref().map(|made| version(made, &id, call.now, VersionCause::Creation));
@@ -54,8 +57,11 @@ impl Service {
             };
             let record = self.govern(call, request, record)?;
             let _writing = self.writes.lock();
+            let link = link.map(|link| self.renewed(link)).transpose()?;
+            let linked = link.as_ref().map(|link| Record::ExternalKeyV1(link.record_of(&id)));
             let stored = Record::KeyV2(record.clone());
             let mut changes = vec![Change::Put(&stored)];
+            changes.extend(linked.iter().map(Change::Put));
             changes.extend(material.iter().map(|material| Change::PutMaterial {
                 key: &id,
                 version: 1,
@@ -63,7 +69,7 @@ impl Service {
             }));
             self.store.commit(&changes)?;
             let held = material.into_iter().map(|material| Some(Arc::new(Held::new(material, 0))));
-            let entry = Arc::new(Entry::new(record, held.collect(), self.realm()));
+            let entry = Arc::new(Entry::new(record, held.collect(), self.realm()).with_link(link));
             call.comes_to(&entry);
             self.book.write().keys.insert(id, Arc::clone(&entry));
             Ok(entry.metadata(self.realm()))

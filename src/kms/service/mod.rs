@@ -7,6 +7,7 @@ mod book;
 mod creation;
 mod crypt;
 mod directory;
+mod external;
 pub(super) mod facts;
 mod grant_book;
 mod grants;
@@ -51,6 +52,7 @@ use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use book::{Book, Entry};
 use directory::Directory;
+use external::Network;
 use facts::Facts;
 use permit::Rights;
 use transition::Turns;
@@ -139,6 +141,8 @@ pub struct Service {
     /// Milliseconds since 1970 when counts and last uses are to be written next.
     next_flush: AtomicI64,
     audit: AuditLog,
+    /// Leads to the proxies of external key stores. No lock is held while they are asked.
+    network: Arc<Network>,
 }
 
 impl std::fmt::Debug for Service {
@@ -170,6 +174,8 @@ pub(super) struct Call<'a> {
     destination: Cell<Option<KeyId>>,
     /// The keys that it has come to, in this order.
     keys: RefCell<Vec<UsedKey>>,
+    /// What else the audit log is to say of it.
+    notes: RefCell<Vec<(&'static str, String)>>,
 }
 
 /// A key that a call came to.
@@ -183,6 +189,11 @@ impl Call<'_> {
     /// Notes a key, whatever becomes of the call.
     fn comes_to(&self, entry: &Arc<Entry>) {
         self.keys.borrow_mut().push(UsedKey { entry: Arc::clone(entry), version: None });
+    }
+
+    /// Notes something for the audit log.
+    fn note(&self, name: &'static str, value: impl Into<String>) {
+        self.notes.borrow_mut().push((name, value.into()));
     }
 
     /// Notes which version of the last key was used.
@@ -301,7 +312,7 @@ impl Service {
         let mut keys = BTreeMap::new();
         for entry in self.book.read().keys.values() {
             if entry.record.manager != KeyManager::Internal {
-                *keys.entry(entry.record.state.to_string()).or_default() += 1;
+                *keys.entry(entry.state().to_string()).or_default() += 1;
             }
         }
         keys
@@ -359,6 +370,7 @@ impl Service {
             facts,
             destination: Cell::new(None),
             keys: RefCell::default(),
+            notes: RefCell::default(),
         };
         let carried = self.carried(&call);
         let result = body(&call);
@@ -402,7 +414,8 @@ impl Service {
     }
 
     fn start(store: Store, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
-        let (book, rights) = Book::load(&store)?;
+        let network = Arc::default();
+        let (book, rights) = Book::load(&store, &network)?;
         let account = &store.realm().account;
         let default_policy = policy::default_policy(account);
         let default_policy = Policy::parse(&default_policy)
@@ -431,6 +444,7 @@ impl Service {
             writes: Mutex::new(()),
             book: RwLock::new(book),
             watchers: Arc::default(),
+            network,
         };
         service.log_what_was_left();
         service.tick();

@@ -1,6 +1,6 @@
 //! GenerateDataKeyPair and GenerateDataKeyPairWithoutPlaintext.
 
-use super::book::Spelling;
+use super::book::{Entry, Spelling};
 use super::crypt::check_dry_run;
 use super::{Caller, Service};
 use crate::kms::api::{GenerateDataKeyPairRequest, GenerateDataKeyPairResponse, SecretBytes};
@@ -49,6 +49,7 @@ impl Service {
             let entry = self.book.read().resolve(&request.key_id, Spelling::Any, self.realm())?.clone();
             self.admit(call, &entry)?;
             entry.check_usage(KeyUsage::EncryptDecrypt, operation.name())?;
+            check_here(&entry)?;
             let spec = pair_spec(&request.key_pair_spec)?;
             // Not while the keys are locked: it takes too long. Its wrapping looks at the state anew.
             let made = material::generate(spec)?;
@@ -68,6 +69,15 @@ impl Service {
             })
         })
     }
+}
+
+/// As in AWS, what a key manager elsewhere has to wrap is data keys, not pairs of them.
+fn check_here(entry: &Entry) -> Result<(), KmsError> {
+    if entry.link.is_none() {
+        return Ok(());
+    }
+    let message = format!("{} is in a custom key store, which wraps no data key pairs.", entry.arn);
+    Err(KmsError::new(ErrorKind::UnsupportedOperation, message))
 }
 
 fn pair_spec(name: &str) -> Result<KeySpec, KmsError> {

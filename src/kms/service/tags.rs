@@ -90,7 +90,7 @@ impl Service {
     pub(super) fn publish_record(&self, old: &Entry, record: KeyRecord) -> Result<Empty, KmsError> {
         if record != old.record {
             self.store.commit(&[Change::Put(&Record::KeyV2(record.clone()))])?;
-            let new = Arc::new(Entry::new(record, old.material.clone(), self.realm()));
+            let new = Arc::new(old.successor(record, old.material.clone(), self.realm()));
             self.book.write().keys.insert(old.record.id, new);
         }
         Ok(Empty {})

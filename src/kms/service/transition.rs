@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -133,7 +134,7 @@ impl Service {
         publish: impl FnOnce() -> Result<Arc<Entry>, KmsError>,
     ) -> Result<(Arc<Entry>, Vec<CutReport>), KmsError> {
         let id = old.record.id;
-        let was_usable = old.record.state == KeyState::Enabled;
+        let was_usable = old.state() == KeyState::Enabled;
         let drained = if was_usable { self.drain(id) } else { Vec::new() };
         let new = match publish() {
             Ok(new) => new,
@@ -144,7 +145,7 @@ impl Service {
                 return Err(error);
             }
         };
-        let state = new.record.state;
+        let state = new.state();
         let reports = if state == KeyState::Enabled {
             self.restore(id);
             Vec::new()
@@ -170,7 +171,7 @@ impl Service {
         let mut changes = changes;
         changes.push(Change::Put(&stored));
         self.store.commit(&changes)?;
-        let new = Arc::new(Entry::new(record, material, self.realm()));
+        let new = Arc::new(old.successor(record, material, self.realm()));
         let mut book = self.book.write();
         book.keys.insert(*id, Arc::clone(&new));
         self.next_due.store(book.next_due(), Ordering::Release);
@@ -199,6 +200,7 @@ impl Service {
                 book.imports.values().filter(|import| import.key == id).map(|import| import.token).collect()
             };
             changes.extend(imports.iter().map(|token| Change::Drop(RecordName::Import(token))));
+            changes.extend(entry.link.is_some().then_some(Change::Drop(RecordName::ExternalKey(&id))));
             changes.push(Change::DropKey(&entry.record));
             let destroyed = self.by_itself("DeleteKey", &entry.arn, || Ok(self.store.commit(&changes)?));
             if let Err(error) = destroyed {
@@ -235,7 +237,7 @@ impl Service {
                 let Some(service) = service.upgrade() else { return };
                 // The turn keeps a state change from overtaking this look at the state.
                 let _turn = service.turns.take(id);
-                match service.entry(&id).map(|entry| entry.record.state) {
+                match service.entry(&id).map(|entry| entry.state()) {
                     Ok(KeyState::Enabled) => watcher.restore(&id),
                     Ok(state) => drop(watcher.cut(&id, state)),
                     Err(_deleted) => drop(watcher.cut(&id, KeyState::PendingDeletion)),
@@ -259,16 +261,22 @@ impl Service {
     }
 
     fn drain(&self, id: KeyId) -> Vec<CutReport> {
-        let budget = self.drain_budget;
+        self.drain_within(id, self.drain_budget)
+    }
+
+    /// Has mounts write back what is dirty under a key.
+    pub(super) fn drain_within(&self, id: KeyId, budget: Duration) -> Vec<CutReport> {
         self.watchers.ask(budget, move |watcher| watcher.drain(&id, budget), unreachable)
     }
 
-    fn cut(&self, id: KeyId, state: KeyState) -> Vec<CutReport> {
+    /// Has mounts drop what they hold of a key.
+    pub(super) fn cut(&self, id: KeyId, state: KeyState) -> Vec<CutReport> {
         let budget = CUT_BUDGET.min(self.drain_budget);
         self.watchers.ask(budget, move |watcher| watcher.cut(&id, state), unreachable)
     }
 
-    fn restore(&self, id: KeyId) {
+    /// Has mounts take a key back.
+    pub(super) fn restore(&self, id: KeyId) {
         let budget = CUT_BUDGET.min(self.drain_budget);
         self.watchers.ask(
             budget,
@@ -303,6 +311,13 @@ impl Turns {
     }
 }
 
+impl Turn<'_> {
+    /// Whose turn it is.
+    pub(super) fn key(&self) -> KeyId {
+        self.key
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.turns.taken.lock().remove(&self.key);
@@ -313,7 +328,7 @@ impl Drop for Turn<'_> {
 fn answer(entry: &Entry, mounts: Vec<CutReport>) -> StateResponse {
     StateResponse {
         key_id: entry.arn.clone(),
-        key_state: entry.record.state,
+        key_state: entry.state(),
         deletion_date: entry.record.deletion.map(|deletion| deletion.at),
         pending_window_in_days: entry.record.deletion.map(|deletion| deletion.window_days),
         mounts,

@@ -149,7 +149,7 @@ impl Service {
         if record == entry.record {
             return None;
         }
-        let new = Arc::new(Entry::new(record.clone(), entry.material.clone(), self.realm()));
+        let new = Arc::new(entry.successor(record.clone(), entry.material.clone(), self.realm()));
         Some((Record::KeyV2(record), new))
     }
 }

@@ -109,7 +109,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(super) fn damaged(what: impl Into<String>) -> Self {
+    pub(in crate::kms) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged(what.into())
     }
 

@@ -51,8 +51,8 @@ pub use disk::{Disk, SystemDisk};
 pub use error::StoreError;
 pub(super) use ledger::{Accompanied, Pending};
 pub(super) use record::{
-    AccessKeyRecord, AliasRecord, Deletion, GrantRecord, ImportRecord, KeyRecord, LastUse, Record,
-    RecordName, RotationRecord, VersionCause, VersionRecord,
+    AccessKeyRecord, AliasRecord, Connection, CustomStoreRecord, Deletion, ExternalKeyRecord, GrantRecord,
+    ImportRecord, KeyRecord, LastUse, Record, RecordName, RotationRecord, VersionCause, VersionRecord,
 };
 pub use recovery::{NotARecoveryKey, new_recovery_key, parse_recovery_key};
 pub use restore::{Restored, restore};

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::error::StoreError;
 use crate::crypto::kdf::DIGEST_LEN;
 use crate::kms::context::EncryptionContext;
+use crate::kms::custom_store::ConnectionErrorCode;
 use crate::kms::id::{AliasName, KeyId};
 use crate::kms::spec::{KeySpec, KeyUsage, Origin};
 use crate::kms::state::{KeyManager, KeyState};
@@ -28,6 +29,8 @@ pub(in crate::kms) enum Record {
     GrantV1(GrantRecord),
     AccessKeyV1(AccessKeyRecord),
     ImportV1(ImportRecord),
+    CustomStoreV1(CustomStoreRecord),
+    ExternalKeyV1(ExternalKeyRecord),
 }
 
 /// A master key, without its material.
@@ -143,6 +146,40 @@ pub(in crate::kms) struct ImportRecord {
     pub(in crate::kms) valid_to: Timestamp,
 }
 
+/// A custom key store: a proxy, and what it believes requests by.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct CustomStoreRecord {
+    pub(in crate::kms) id: String,
+    pub(in crate::kms) name: String,
+    pub(in crate::kms) endpoint: String,
+    pub(in crate::kms) path: String,
+    /// PEM; `None` for the authorities of the machine.
+    pub(in crate::kms) trust_anchor: Option<String>,
+    pub(in crate::kms) access_key_id: String,
+    pub(in crate::kms) secret: Zeroizing<String>,
+    #[serde(with = "millis")]
+    pub(in crate::kms) created: Timestamp,
+    pub(in crate::kms) connection: Connection,
+}
+
+/// Whether a custom key store is connected. The order is part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::kms) enum Connection {
+    Disconnected,
+    Connected,
+    Failed(ConnectionErrorCode),
+}
+
+/// What a key of a custom key store stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::kms) struct ExternalKeyRecord {
+    pub(in crate::kms) key: KeyId,
+    /// Id of the custom key store.
+    pub(in crate::kms) store: String,
+    /// Id of the key in the key manager.
+    pub(in crate::kms) xks_key_id: String,
+}
+
 /// A second name for a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::kms) struct AliasRecord {
@@ -164,6 +201,8 @@ impl Record {
             Self::GrantV1(grant) => RecordName::Grant(&grant.id),
             Self::AccessKeyV1(key) => RecordName::AccessKey(&key.id),
             Self::ImportV1(import) => RecordName::Import(&import.token),
+            Self::CustomStoreV1(store) => RecordName::CustomStore(&store.id),
+            Self::ExternalKeyV1(external) => RecordName::ExternalKey(&external.key),
         }
     }
 
@@ -193,6 +232,9 @@ pub(in crate::kms) enum RecordName<'a> {
     AccessKey(&'a str),
     /// By its token.
     Import(&'a [u8; 32]),
+    CustomStore(&'a str),
+    /// By the key that stands for it.
+    ExternalKey(&'a KeyId),
 }
 
 impl RecordName<'_> {
@@ -203,6 +245,8 @@ impl RecordName<'_> {
             Self::Grant(id) => [b"grant\0".as_slice(), id].concat(),
             Self::AccessKey(id) => [b"access key\0", id.as_bytes()].concat(),
             Self::Import(token) => [b"import\0".as_slice(), token].concat(),
+            Self::CustomStore(id) => [b"custom key store\0", id.as_bytes()].concat(),
+            Self::ExternalKey(id) => [b"external key\0".as_slice(), id.as_bytes()].concat(),
         }
     }
 }
@@ -245,6 +289,13 @@ impl fmt::Debug for AccessKeyRecord {
 impl fmt::Debug for ImportRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImportRecord").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// Never shows the secret.
+impl fmt::Debug for CustomStoreRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CustomStoreRecord").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -355,7 +406,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..7) {
+        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..9) {
             bytes.insert(0, kind);
             if let Ok(record) = Record::decode(&bytes) {
                 prop_assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);

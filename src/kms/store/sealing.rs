@@ -7,7 +7,8 @@ use zeroize::Zeroizing;
 use super::error::StoreError;
 use super::image::{BACKUP, Edit, Image, Place};
 use super::record::{
-    self, AccessKeyRecord, AliasRecord, GrantRecord, ImportRecord, KeyRecord, Record, RecordName,
+    self, AccessKeyRecord, AliasRecord, CustomStoreRecord, ExternalKeyRecord, GrantRecord, ImportRecord,
+    KeyRecord, Record, RecordName,
 };
 use crate::crypto::kdf::DIGEST_LEN;
 use crate::crypto::wrap::{open_into, seal_into};
@@ -37,6 +38,8 @@ pub(in crate::kms) struct Contents {
     pub(in crate::kms) grants: Vec<GrantRecord>,
     pub(in crate::kms) access_keys: Vec<AccessKeyRecord>,
     pub(in crate::kms) imports: Vec<ImportRecord>,
+    pub(in crate::kms) custom_stores: Vec<CustomStoreRecord>,
+    pub(in crate::kms) external_keys: Vec<ExternalKeyRecord>,
 }
 
 /// One step of a commit.
@@ -134,6 +137,8 @@ impl Sealing {
                 Record::GrantV1(record) => contents.grants.push(record),
                 Record::AccessKeyV1(record) => contents.access_keys.push(record),
                 Record::ImportV1(record) => contents.imports.push(record),
+                Record::CustomStoreV1(record) => contents.custom_stores.push(record),
+                Record::ExternalKeyV1(record) => contents.external_keys.push(record),
             }
         }
         for (record, material) in &mut contents.keys {

@@ -101,6 +101,16 @@ fn carry_out(service: &Service, caller: &Caller, target: &str, body: &Value) -> 
         "TagResource" => call(body, |request| service.tag_resource(caller, &request)),
         "UntagResource" => call(body, |request| service.untag_resource(caller, &request)),
         "ListResourceTags" => call(body, |request| service.list_resource_tags(caller, &request)),
+        "CreateCustomKeyStore" => call(body, |request| service.create_custom_key_store(caller, &request)),
+        "ConnectCustomKeyStore" => call(body, |request| service.connect_custom_key_store(caller, &request)),
+        "DescribeCustomKeyStores" => {
+            call(body, |request| service.describe_custom_key_stores(caller, &request))
+        }
+        "UpdateCustomKeyStore" => call(body, |request| service.update_custom_key_store(caller, &request)),
+        "DisconnectCustomKeyStore" => {
+            call(body, |request| service.disconnect_custom_key_store(caller, &request))
+        }
+        "DeleteCustomKeyStore" => call(body, |request| service.delete_custom_key_store(caller, &request)),
         _ => Err(unknown(target)),
     }
 }

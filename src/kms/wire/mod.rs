@@ -36,7 +36,7 @@ pub const KMSFS: &str = "Kmsfs.";
 pub const ATTACH_MOUNT: &str = "Kmsfs.AttachMount";
 
 /// Members that hold secrets.
-const SECRETS: [&str; 3] = ["Plaintext", "PrivateKeyPlaintext", "SecretAccessKey"];
+const SECRETS: [&str; 4] = ["Plaintext", "PrivateKeyPlaintext", "SecretAccessKey", "RawSecretAccessKey"];
 
 /// A call on its way to the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

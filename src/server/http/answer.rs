@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::pace::Busy;
-use crate::sigv4::AuthError;
 use super::workers::NoResult;
 use crate::kms::{ErrorKind, KmsError};
+use crate::sigv4::AuthError;
 
 /// Type of the bodies of requests and answers.
 pub(super) const AMZ_JSON: &str = "application/x-amz-json-1.1";

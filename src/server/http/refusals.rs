@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::request::Peer;
-use crate::sigv4::AuthError;
 use crate::kms::audit::Identity;
 use crate::kms::{ErrorKind, KmsError, Service};
+use crate::sigv4::AuthError;
 
 /// Most of them that are logged in a second.
 const MOST: u32 = 20;

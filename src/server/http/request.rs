@@ -18,9 +18,9 @@ use super::Shared;
 use super::answer::{AMZ_JSON, Body, Refusal, page, to_call};
 use super::pace::{Busy, Phase, REQUEST_TIME};
 use super::refusals::Disbelieved;
-use crate::sigv4::{AuthError, AuthKind, Claim, Head, Scope};
 use crate::kms::wire::{self, TRENT};
 use crate::kms::{Caller, Operation, Remote};
+use crate::sigv4::{AuthError, AuthKind, Claim, Head, Scope};
 
 /// Longest body of a request; the key service's own limits are far below.
 pub(super) const MAX_BODY: usize = 1 << 20;

@@ -205,7 +205,8 @@ fn limits_are_enforced() {
         }
     }
     for (count, allowed) in [(None, false), (Some(0), false), (Some(1024), true), (Some(1025), false)] {
-        let random = service.generate_random(caller, &GenerateRandomRequest { number_of_bytes: count });
+        let random = service
+            .generate_random(caller, &GenerateRandomRequest { number_of_bytes: count, ..Default::default() });
         assert_eq!(random.is_ok(), allowed, "{count:?}");
     }
     for (days, allowed) in [(0, false), (6, false), (31, false), (7, true)] {

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::sigv4::{Claim, Head};
 use super::super::{HttpServer, Listeners};
 use crate::clock::{Clock, ManualClock};
 use crate::kms::api::{CreateAccessKeyRequest, UpdateAccessKeyRequest};
 use crate::kms::audit;
 use crate::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
 use crate::secret::Passphrase;
+use crate::sigv4::{Claim, Head};
 
 pub(super) struct World {
     pub(super) service: Arc<Service>,
