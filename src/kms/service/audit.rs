@@ -87,10 +87,7 @@ impl Service {
 
     /// The event of a call that may change the store goes with its commits.
     pub(super) fn carried(&self, call: &Call<'_>) -> Option<Accompanied<'_>> {
-        // It changes no key, but remembers the token that it gives out.
-        let remembers = call.operation == Operation::GetParametersForImport;
-        let changes = remembers || !call.operation.is_read_only();
-        changes.then(|| self.accompany(call.id, self.event_of(call, None)))
+        call.operation.writes_store().then(|| self.accompany(call.id, self.event_of(call, None)))
     }
 
     /// Logs a call that is done.

@@ -394,9 +394,9 @@ impl Service {
         let key = keys.last().map(|used| (&*used.entry.arn, used.version));
         match error {
             None => tracing::trace!(uid = caller.uid, pid = caller.pid, %operation, ?key, "key service call"),
+            // The parameters are put together only for a log that wants them.
             Some(error) => {
-                let asked = call.facts.parameters();
-                tracing::debug!(uid = caller.uid, pid = caller.pid, program = caller.program, %operation, ?key, %asked, %error, "key service call refused");
+                tracing::debug!(uid = caller.uid, pid = caller.pid, program = caller.program, %operation, ?key, asked = %call.facts.parameters(), %error, "key service call refused");
             }
         }
     }
