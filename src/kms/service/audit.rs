@@ -23,7 +23,7 @@ use crate::kms::store_api::VerifyAuditRequest;
 const VOLUME: &str = "kmsfs:volume";
 const FILE: &str = "kmsfs:file";
 /// Parameters of operations on the store that are not secret.
-const OPEN_PARAMETERS: [&str; 6] = ["Path", "Force", "Backup", "Number", "ReplaceCurrent", "Files"];
+const OPEN_PARAMETERS: [&str; 7] = ["Path", "Force", "Backup", "Number", "ReplaceCurrent", "Files", "Volume"];
 
 impl Service {
     /// What happens to calls when the log cannot be written: refused, unless this says otherwise.
@@ -215,12 +215,12 @@ impl Service {
             let found = found.into_iter().filter_map(|(name, key)| Some((name, context.value(key)?)));
             additional.extend(found.map(|(name, id)| (name, Parameter::Text(id))));
         }
-        let answered = match keys.last() {
-            Some(used) if error.is_none() && !call.operation.is_read_only() => {
-                vec![("keyId", Parameter::Text(&used.entry.arn))]
-            }
-            _ => Vec::new(),
-        };
+        let noted = call.answered.borrow();
+        let mut answered = Vec::new();
+        if error.is_none() && !call.operation.is_read_only() {
+            answered.extend(keys.last().map(|used| ("keyId", Parameter::Text(&used.entry.arn))));
+            answered.extend(noted.iter().map(|(member, value)| (*member, Parameter::Text(value))));
+        }
         let names = Names::from(call.identity.as_ref().ok(), call.caller, self);
         let event = Event {
             time: call.now,
