@@ -6,14 +6,18 @@ mod memory_disk;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kmsfs::clock::ManualClock;
 use kmsfs::kms::api::{CreateKeyRequest, KeyRequest, ScheduleKeyDeletionRequest};
 use kmsfs::kms::audit::{DIRECTORY, MAX_READ, Mode, file_name, list};
 use kmsfs::kms::store_api::VerifyAuditRequest;
-use kmsfs::kms::{Caller, Disk, EncryptionContext, ErrorKind, Reason, Service, wire};
-use memory_disk::history::{History, Random, Survives};
+use kmsfs::kms::{
+    Caller, CutReport, Disk, EncryptionContext, ErrorKind, KeyId, KeyState, KeyWatcher, MountStatus, Reason,
+    Service, wire,
+};
+use memory_disk::history::{Dice, History, Survives};
 use memory_disk::place::Place;
 use memory_disk::{Fault, MemoryDisk, Tree};
 use serde_json::{Value, json};
@@ -80,7 +84,7 @@ fn every_call_is_logged_refused_ones_too() {
         ("CreateAlias", ""),
         ("DisableKey", ""),
         ("GenerateDataKey", "DisabledException"),
-        ("DescribeKey", "ValidationException"),
+        ("DescribeKey", "SerializationException"),
         ("Frobnicate", "UnsupportedOperationException"),
         ("DisableKey", "AccessDeniedException"),
         ("Status", ""),
@@ -104,6 +108,47 @@ fn every_call_is_logged_refused_ones_too() {
         assert!(resources.iter().any(|resource| resource["ARN"] == arn), "{event}");
     }
     assert_eq!(events[3]["resources"][0]["type"], "AWS::KMS::Alias");
+}
+
+#[test]
+fn an_event_tells_what_only_the_answer_names() {
+    let place = place();
+    let service = place.create();
+    let key = call(&service, &place.caller, "CreateKey", json!({})).unwrap()["KeyMetadata"]["Arn"].clone();
+    let grant = json!({ "KeyId": key, "GranteePrincipal": "arn:aws:iam::000000000000:user/a", "Operations": ["Decrypt"] });
+    let grant = call(&service, &place.caller, "CreateGrant", grant).unwrap();
+    let asked = json!({ "KeyId": key, "PendingWindowInDays": 7 });
+    call(&service, &place.caller, "ScheduleKeyDeletion", asked).unwrap();
+    let mount = MountStatus { mountpoint: "/m".to_owned(), volume: "v".to_owned(), ..MountStatus::default() };
+    drop(service.attach(&place.caller, mount, Arc::new(Deaf)).unwrap());
+    drop(service);
+    let events = events(&place);
+    let granted = &events[2]["responseElements"];
+    assert_eq!(granted, &json!({ "keyId": key, "grantId": grant["GrantId"] }));
+    let scheduled = &events[3]["responseElements"];
+    assert_eq!(scheduled["keyState"], "PendingDeletion");
+    assert_eq!(scheduled["deletionDate"], "2023-11-21T22:13:20Z");
+    assert_eq!(events[4]["eventName"], "AttachMount");
+    assert_eq!(events[4]["requestParameters"], json!({ "path": "/m", "volume": "v" }));
+}
+
+/// A mount that has nothing to do.
+struct Deaf;
+
+impl KeyWatcher for Deaf {
+    fn describe(&self) -> MountStatus {
+        MountStatus::default()
+    }
+
+    fn drain(&self, _: &KeyId, _: Duration) -> CutReport {
+        CutReport::default()
+    }
+
+    fn cut(&self, _: &KeyId, _: KeyState) -> CutReport {
+        CutReport::default()
+    }
+
+    fn restore(&self, _: &KeyId) {}
 }
 
 #[test]
@@ -183,7 +228,7 @@ fn no_secret_is_ever_in_the_log() {
 fn whatever_a_crash_leaves_no_change_is_without_its_event() {
     let place = place();
     let seed = std::env::var("KMSFS_CRASH_SEED").map_or(1, |text| text.parse().unwrap());
-    let mut random = Random(seed);
+    let mut random = Dice::new(seed);
     let mut acknowledged = vec![(0, 0)];
     let (mut service, mut keys, mut calls) = (place.create(), Vec::new(), 0);
     acknowledged.push((place.disk.moment(), 0));
@@ -217,7 +262,7 @@ fn whatever_a_crash_leaves_no_change_is_without_its_event() {
     for moment in acknowledged[1].0..=place.disk.moment() {
         history.advance(moment);
         let choice = random.next();
-        for survives in [Survives::Everything, Survives::Nothing, Survives::Some(&mut Random(choice))] {
+        for survives in [Survives::Everything, Survives::Nothing, Survives::Some(&mut Dice::new(choice))] {
             let tree = history.crash(survives);
             let calls = acknowledged.iter().rfind(|(at, _)| *at <= moment).unwrap().1;
             check_crash(&place, tree, calls, &format!("seed {seed}, moment {moment}, {choice}"));

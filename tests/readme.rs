@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 
 /// Commands that have commands of their own.
-const GROUPS: [&str; 7] = ["access-key", "key", "file", "store", "policy", "grant", "tag"];
+const GROUPS: [&str; 8] =
+    ["access-key", "custom-key-store", "key", "file", "store", "policy", "grant", "tag"];
 
 #[test]
 fn every_command_in_the_readme_exists() {

@@ -28,7 +28,7 @@ use kmsfs::kms::{
     Caller, Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, KmsError, Service, StoreError,
     restore,
 };
-use memory_disk::history::{History, Random, Survives};
+use memory_disk::history::{Dice, History, Survives};
 use memory_disk::place::{Place, View, secret, view};
 use memory_disk::{MemoryDisk, Tree};
 
@@ -59,7 +59,7 @@ fn whatever_a_crash_leaves_the_store_opens_with_all_that_was_acknowledged() {
 }
 
 /// Id of some access key, or of none when there are none.
-fn access_key(random: &mut Random, service: &Service, caller: &Caller) -> String {
+fn access_key(random: &mut Dice, service: &Service, caller: &Caller) -> String {
     let keys = service.list_access_keys(caller).unwrap().access_keys;
     keys.get(random.below(keys.len())).map(|key| key.access_key_id.clone()).unwrap_or_default()
 }
@@ -107,7 +107,7 @@ impl Run {
             keys: Vec::new(),
             operations: vec!["create the store".to_owned()],
         };
-        let mut random = Random(seed);
+        let mut random = Dice::new(seed);
         let mut service = run.place.create();
         run.acknowledge(&service);
         for _ in 0..OPERATIONS {
@@ -135,7 +135,7 @@ impl Run {
     }
 
     /// One random operation, which may be refused; answers what it was.
-    fn operate(&mut self, random: &mut Random, service: &Service) -> String {
+    fn operate(&mut self, random: &mut Dice, service: &Service) -> String {
         let caller = &self.place.caller.clone();
         let key = self.keys.get(random.below(self.keys.len())).copied();
         let name = || key.map(|key| key.to_string()).unwrap_or_default();
@@ -314,7 +314,7 @@ impl Run {
         });
     }
 
-    fn hand_out(&mut self, random: &mut Random, service: &Service) {
+    fn hand_out(&mut self, random: &mut Dice, service: &Service) {
         let Some(key) = self.keys.get(random.below(self.keys.len())).copied() else { return };
         let made = service.generate_data_key(&self.place.caller, &key.to_string(), &EncryptionContext::new());
         if let Ok(made) = made {
@@ -326,7 +326,7 @@ impl Run {
     /// Looks at every prefix of the history, once with and once without what was not synced, and
     /// at `count` random states.
     fn look_at_all(&self, count: usize) -> usize {
-        let mut random = Random(self.seed ^ 0x5eed);
+        let mut random = Dice::new(self.seed ^ 0x5eed);
         let mut moments: Vec<usize> = (0..count).map(|_| random.below(self.disk.moment() + 1)).collect();
         moments.sort_unstable();
         let mut random_moments = moments.into_iter().peekable();
@@ -339,7 +339,7 @@ impl Run {
             looked_at += 2;
             while random_moments.next_if_eq(&moment).is_some() {
                 let choice = random.next();
-                let tree = history.crash(Survives::Some(&mut Random(choice)));
+                let tree = history.crash(Survives::Some(&mut Dice::new(choice)));
                 self.look_at(moment, &choice.to_string(), tree);
                 looked_at += 1;
             }

@@ -4,13 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
 use super::args::Global;
-use super::exit::{CliError, CliResult, Code};
+use super::exit::CliResult;
 use super::key_store::KeyStore;
 use super::output::{Output, fields, table};
-use super::secret::read_file;
+use super::secret::first_line;
 use crate::kms::api::{
     CreateAccessKeyRequest, CreateAccessKeyResponse, DeleteAccessKeyRequest, ListAccessKeysResponse,
     UpdateAccessKeyRequest,
@@ -105,13 +104,4 @@ fn delete(global: &Global, id: &str, output: &Output) -> CliResult<()> {
     let request = DeleteAccessKeyRequest { access_key_id: id.to_owned() };
     KeyStore::open(global)?.look_after::<Value>("DeleteAccessKey", &request)?;
     output.print(&request, |_| vec![format!("deleted {id}")])
-}
-
-fn first_line(path: &std::path::Path) -> CliResult<Zeroizing<String>> {
-    let bytes = Zeroizing::new(read_file(path)?);
-    let line = bytes.split(|&b| b == b'\n' || b == b'\r').next().unwrap_or_default();
-    let text = std::str::from_utf8(line).map_err(|_| {
-        CliError::new(Code::Usage, format!("{}: not text; put the secret on its first line", path.display()))
-    })?;
-    Ok(Zeroizing::new(text.to_owned()))
 }

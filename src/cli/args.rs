@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
 use super::access_key::AccessKeyCommand;
 use super::audit_args::{AuditCommand, AuditMode};
+use super::custom_key_store::CustomKeyStoreCommand;
 use super::key_args::{CreateKey, ImportCommand, KeyFormat, RotationCommand};
 use super::key_store::DEFAULT_ALIAS;
 use super::serve::Serve;
@@ -120,6 +121,11 @@ pub(super) enum Command {
     /// Manage what users who come over the network sign their requests with
     #[command(subcommand)]
     AccessKey(AccessKeyCommand),
+    /// Let key managers elsewhere have the other half of keys
+    ///
+    /// They are asked by AWS's API for external key stores. docs/EXTERNAL-KEYS.md explains.
+    #[command(subcommand)]
+    CustomKeyStore(CustomKeyStoreCommand),
     /// Look at the log of all calls of the key store, and verify it
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -457,7 +463,7 @@ Exit codes:
   19  no such key or alias
   20  the key's state does not allow it
   21  not a kmsfs mount
-  22  the key store is in use, or its owner does not answer
+  22  the key store is in use, or its owner or a proxy does not answer
   23  the directory is not empty, or is a volume already
   24  no passphrase was given
   25  FUSE is not available

@@ -140,12 +140,25 @@ impl From<KmsError> for CliError {
             return Self::of_store(&error, reason);
         }
         let code = match error.kind() {
-            ErrorKind::NotFound => Code::NoSuchKey,
-            ErrorKind::Disabled | ErrorKind::InvalidState => Code::KeyState,
-            ErrorKind::AlreadyExists => Code::NameTaken,
+            ErrorKind::NotFound | ErrorKind::CustomKeyStoreNotFound | ErrorKind::XksKeyNotFound => {
+                Code::NoSuchKey
+            }
+            ErrorKind::Disabled
+            | ErrorKind::InvalidState
+            | ErrorKind::CustomKeyStoreInvalidState
+            | ErrorKind::CustomKeyStoreHasKeys => Code::KeyState,
+            ErrorKind::AlreadyExists
+            | ErrorKind::CustomKeyStoreNameInUse
+            | ErrorKind::XksKeyAlreadyInUse
+            | ErrorKind::XksProxyUriInUse => Code::NameTaken,
             ErrorKind::IncorrectKey => Code::ForeignKey,
             ErrorKind::AccessDenied => Code::Permission,
-            ErrorKind::DependencyTimeout | ErrorKind::KeyUnavailable => Code::StoreInUse,
+            ErrorKind::DependencyTimeout
+            | ErrorKind::KeyUnavailable
+            | ErrorKind::XksProxyUriUnreachable
+            | ErrorKind::XksProxyIncorrectCredential
+            | ErrorKind::XksProxyInvalidConfiguration
+            | ErrorKind::XksProxyInvalidResponse => Code::StoreInUse,
             ErrorKind::Internal => Code::Unexpected,
             _ => Code::Usage,
         };

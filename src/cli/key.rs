@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::args::Global;
+use super::custom_key_store;
 use super::exit::{CliError, CliResult, Code};
 use super::key_args::CreateKey;
 use super::key_store::KeyStore;
@@ -37,7 +38,9 @@ pub(super) fn create(global: &Global, create: &CreateKey, output: &Output) -> Cl
     {
         return Err(CliError::new(Code::NameTaken, format!("{alias} exists already; choose another name")));
     }
-    let key = store.create_key_of(&asked_for(create)?, alias)?;
+    let custom_key_store_id =
+        create.custom_key_store.as_deref().map(|named| custom_key_store::id(&store, named)).transpose()?;
+    let key = store.create_key_of(&CreateKeyRequest { custom_key_store_id, ..asked_for(create)? }, alias)?;
     output.print(&key, |key| vec![key.key_id.to_string()])
 }
 
@@ -57,6 +60,7 @@ fn asked_for(create: &CreateKey) -> CliResult<CreateKeyRequest> {
         key_spec: Some(create.spec.clone()),
         key_usage: usage,
         origin: Some(create.origin.clone()),
+        xks_key_id: create.xks_key_id.clone(),
         policy,
         tags: create.tags.iter().map(tag).collect(),
         ..CreateKeyRequest::default()
@@ -116,6 +120,9 @@ pub(super) fn describe(global: &Global, key: &str, output: &Output) -> CliResult
             ("created", d.key.creation_date.to_string()),
             ("version", d.key.current_key_material_version.to_string()),
         ];
+        if let (Some(store), Some(key)) = (&d.key.custom_key_store_id, &d.key.xks_key_configuration) {
+            lines.push(("external key", format!("{} in {store}", key.id)));
+        }
         if let Some((operation, at)) =
             d.last_use.as_ref().and_then(|last| Some((last.operation.as_ref()?, last.timestamp?)))
         {

@@ -22,9 +22,16 @@ pub(super) struct CreateKey {
     /// ENCRYPT_DECRYPT, SIGN_VERIFY or GENERATE_VERIFY_MAC; only RSA keys leave a choice
     #[arg(long)]
     pub(super) usage: Option<String>,
-    /// AWS_KMS to make the key's material here, EXTERNAL to import it later
+    /// AWS_KMS to make the key's material here, EXTERNAL to import it later, EXTERNAL_KEY_STORE to
+    /// have a key manager elsewhere keep the other half
     #[arg(long, default_value = "AWS_KMS")]
     pub(super) origin: String,
+    /// With origin EXTERNAL_KEY_STORE: id or name of the external key store
+    #[arg(long, value_name = "STORE", requires = "xks_key_id")]
+    pub(super) custom_key_store: Option<String>,
+    /// With origin EXTERNAL_KEY_STORE: the key manager's id of the key that this one stands for
+    #[arg(long, value_name = "ID", requires = "custom_key_store")]
+    pub(super) xks_key_id: Option<String>,
     /// Take the key policy from FILE, JSON
     #[arg(long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,

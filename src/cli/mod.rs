@@ -6,6 +6,7 @@ mod args;
 mod audit;
 mod audit_args;
 mod bench;
+mod custom_key_store;
 mod dead_mount;
 mod exit;
 mod file;
@@ -129,6 +130,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
         Command::Grant(command) => grant::run(global, &command, output),
         Command::Tag(command) => tag::run(global, &command, output),
         Command::AccessKey(command) => access_key::run(global, &command, output),
+        Command::CustomKeyStore(command) => custom_key_store::run(global, &command, output),
         Command::Serve(arguments) => serve::serve(global, &arguments, output),
         Command::Audit(command) => return audit::run(global, &command, output),
         Command::Store(command) => store::run(global, &command, output),

@@ -4,6 +4,8 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use zeroize::Zeroizing;
+
 use super::args::Global;
 use super::exit::{CliError, CliResult, Code};
 use crate::kms::{UnlockSecret, parse_recovery_key};
@@ -129,6 +131,16 @@ pub(super) fn read_file(path: &Path) -> CliResult<Vec<u8>> {
         ));
     }
     Ok(bytes)
+}
+
+/// The first line of a file, for a secret that is text.
+pub(super) fn first_line(path: &Path) -> CliResult<Zeroizing<String>> {
+    let bytes = Zeroizing::new(read_file(path)?);
+    let line = bytes.split(|&b| b == b'\n' || b == b'\r').next().unwrap_or_default();
+    let text = std::str::from_utf8(line).map_err(|_| {
+        CliError::new(Code::Usage, format!("{}: not text; put the secret on its first line", path.display()))
+    })?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 fn run(command: &str) -> CliResult<Vec<u8>> {

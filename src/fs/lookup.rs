@@ -42,6 +42,10 @@ impl Fs {
         make().inspect_err(|_| self.remove_spare_sidecar(parent, stored))
     }
 
+    /// Whether an entry is there.
+    ///
+    /// # Errors
+    /// `ENOENT` when it is not; others leave it open.
     pub(super) fn exists(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
         self.volume.disk.stat_at(&*parent.fd()?, &stored.name)?;
         Ok(())
@@ -54,7 +58,8 @@ impl Fs {
         }
     }
 
-    pub(super) fn write_sidecar(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
+    /// Writes the sidecar of a long name, durably, before the entry that needs it.
+    fn write_sidecar(&self, parent: &Inode, stored: &StoredName) -> FsResult<()> {
         let Some(sidecar) = &stored.sidecar else { return Ok(()) };
         let name = stored.sidecar_name();
         let file = self.volume.disk.create(&*parent.fd()?, &name, OFlags::empty(), Mode::from(0o600))?;

@@ -85,28 +85,12 @@ impl Fs {
         if let (RenameMode::Replace, Some(replaced)) = (mode, &replaced) {
             replaced.pin()?;
         }
-        self.write_sidecar(&to, &target)?;
-        if mode == RenameMode::Exchange {
-            self.write_sidecar(&from, &source)?;
-        }
-        let emptied = match mode {
-            RenameMode::Replace => self
-                .make_way(&from, &source, &to, &target)
-                .inspect_err(|_| self.remove_spare_sidecar(&to, &target))?,
-            _ => None,
-        };
-        let flags = match mode {
-            RenameMode::Replace => RenameFlags::empty(),
-            RenameMode::NoReplace => RenameFlags::NOREPLACE,
-            RenameMode::Exchange => RenameFlags::EXCHANGE,
-        };
-        let renamed =
-            self.volume.disk.rename((&*from.fd()?, &source.name), (&*to.fd()?, &target.name), flags);
-        if let Err(error) = renamed {
-            self.refill_directory(emptied);
-            self.remove_spare_sidecar(&to, &target);
-            return Err(error.into());
-        }
+        let rename = || self.rename_entry(&from, &source, &to, &target, mode);
+        self.make_named(&to, &target, || match mode {
+            // Both names are targets, and either may be missing.
+            RenameMode::Exchange => self.make_named(&from, &source, rename),
+            _ => rename(),
+        })?;
         if let Some(moved) = moved {
             moved.set_place(&to, &target.name);
         }
@@ -120,6 +104,25 @@ impl Fs {
             self.free_if_gone(replaced.as_ref());
         }
         Ok(())
+    }
+
+    /// Renames in the ciphertext directory, where the sidecars are the caller's matter.
+    fn rename_entry(
+        &self,
+        from: &Inode,
+        source: &StoredName,
+        to: &Arc<Inode>,
+        target: &StoredName,
+        mode: RenameMode,
+    ) -> FsResult<()> {
+        let (flags, emptied) = match mode {
+            RenameMode::Replace => (RenameFlags::empty(), self.make_way(from, source, to, target)?),
+            RenameMode::NoReplace => (RenameFlags::NOREPLACE, None),
+            RenameMode::Exchange => (RenameFlags::EXCHANGE, None),
+        };
+        let (old, new) = (from.fd()?, to.fd()?);
+        let renamed = self.volume.disk.rename((&*old, &source.name), (&*new, &target.name), flags);
+        Ok(renamed.inspect_err(|_| self.refill_directory(emptied))?)
     }
 
     /// Keeps the inode behind an entry usable for those who have it open when the entry is gone.

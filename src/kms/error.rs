@@ -31,6 +31,8 @@ pub enum ErrorKind {
     IncorrectKey,
     /// A parameter is missing, malformed or out of bounds.
     Validation,
+    /// The request is not of its operation's shape.
+    Serialization,
     /// A documented limit would be exceeded.
     LimitExceeded,
     /// The caller may not do this.
@@ -94,7 +96,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [Self; 40] = [
+    const ALL: [Self; 41] = [
         Self::NotFound,
         Self::Disabled,
         Self::InvalidState,
@@ -105,6 +107,7 @@ impl ErrorKind {
         Self::InvalidCiphertext,
         Self::IncorrectKey,
         Self::Validation,
+        Self::Serialization,
         Self::LimitExceeded,
         Self::AccessDenied,
         Self::UnsupportedOperation,
@@ -150,6 +153,7 @@ impl ErrorKind {
             Self::InvalidCiphertext => "InvalidCiphertextException",
             Self::IncorrectKey => "IncorrectKeyException",
             Self::Validation => "ValidationException",
+            Self::Serialization => "SerializationException",
             Self::LimitExceeded => "LimitExceededException",
             Self::AccessDenied => "AccessDeniedException",
             Self::UnsupportedOperation => "UnsupportedOperationException",

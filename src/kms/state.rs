@@ -110,7 +110,8 @@ named! {
 }
 
 impl Operation {
-    /// Whether the operation reads and changes nothing.
+    /// Whether the operation changes nothing that a caller could see, as CloudTrail's `readOnly`
+    /// means it.
     pub fn is_read_only(self) -> bool {
         use Operation as Op;
         self.is_cryptographic()
@@ -132,6 +133,12 @@ impl Operation {
                     | Op::DescribeCustomKeyStores
                     | Op::ListAccessKeys
             )
+    }
+
+    /// Whether the operation is durable in the store before it is answered. GetParametersForImport
+    /// changes no key, but the store remembers the token that it gives out.
+    pub fn writes_store(self) -> bool {
+        self == Self::GetParametersForImport || !self.is_read_only()
     }
 
     /// Whether the operation uses key material. Such operations change nothing in the store.

@@ -43,7 +43,7 @@ fn converse(shared: &Shared, stream: &mut UnixStream) -> io::Result<()> {
             other => other?,
         };
         if request.target == ATTACH_MOUNT {
-            return mounts::attach(shared, stream, request.body);
+            return mounts::attach(shared, stream, &caller, request.body);
         }
         let result = wire::dispatch(&shared.service, &caller, &request.target, &request.body);
         wire::wipe(&mut request.body);

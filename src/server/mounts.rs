@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::connection::Patient;
 use crate::kms::wire::{self, Event, EventReply, Reply};
-use crate::kms::{CutReport, KeyId, KeyState, KeyWatcher, KmsError, MountStatus};
+use crate::kms::{Caller, CutReport, KeyId, KeyState, KeyWatcher, KmsError, MountStatus};
 
 /// Longer than the service waits for any of these; it decides, this only ends the thread.
 const LONG_ENOUGH: Duration = Duration::from_secs(30);
 
 /// Turns the connection into the mount's event channel and serves it until it ends.
-pub(super) fn attach(shared: &Shared, stream: &UnixStream, status: Value) -> io::Result<()> {
+pub(super) fn attach(shared: &Shared, stream: &UnixStream, caller: &Caller, status: Value) -> io::Result<()> {
     let mut writer = stream.try_clone()?;
     let status: MountStatus = match serde_json::from_value(status) {
         Ok(status) => status,
@@ -41,8 +41,12 @@ pub(super) fn attach(shared: &Shared, stream: &UnixStream, status: Value) -> io:
         // Events wait for this lock, so none overtakes the answer; and when the mount has the
         // answer, no revocation passes it by.
         let mut writer = mount.writer.lock();
-        let guard = shared.service.watch_described(status, watcher);
-        wire::write_frame(&mut *writer, &Reply { status: 200, body: json!({}) })?;
+        let attached = shared.service.attach(caller, status, watcher);
+        let (guard, reply) = match attached {
+            Ok(guard) => (guard, Reply { status: 200, body: json!({}) }),
+            Err(refusal) => return wire::write_frame(&mut *writer, &Reply::from(Err::<Value, _>(refusal))),
+        };
+        wire::write_frame(&mut *writer, &reply)?;
         guard
     };
     tracing::info!(mount = mount.name, "mount attached");

@@ -13,7 +13,7 @@ use kmsfs::format::layout::{Layout, MapPage};
 use kmsfs::format::slot::{SLOT_LEN, SLOT_OFFSETS};
 use rustix::fs::{CWD, RenameFlags, XattrFlags};
 
-use crate::bench::Dice;
+use crate::dice::Dice;
 use crate::history::{History, remove};
 use crate::tree;
 

@@ -11,6 +11,8 @@ use kmsfs::provider::{Embedded, Provider};
 use kmsfs::secret::Passphrase;
 use tempfile::TempDir;
 
+use crate::memory_dir::memory_dir;
+
 /// Descriptors that a mount may hold: few, so that inodes are opened again by name.
 const DESCRIPTORS: u64 = 64;
 
@@ -22,7 +24,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        let dir = memory_dir();
+        let dir = memory_dir("kmsfs-adversary-");
         let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
         let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
         let options = StoreOptions { costs, ..StoreOptions::default() };
@@ -48,52 +50,5 @@ impl Bench {
         let volume = Volume::open(root, &*self.provider, read_only)?;
         let fs = Fs::new(volume, Arc::clone(&self.provider), &self.place("mnt"), DESCRIPTORS);
         Ok(Arc::new(fs.unwrap()))
-    }
-}
-
-/// In memory where that has extended attributes.
-fn memory_dir() -> TempDir {
-    let make = |dir: &str| tempfile::Builder::new().prefix("kmsfs-adversary-").tempdir_in(dir);
-    let has_attributes = |dir: &TempDir| {
-        let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::setxattr(dir.path(), "user.kmsfs.try", b"", flags).is_ok()
-    };
-    match make("/dev/shm") {
-        Ok(dir) if has_attributes(&dir) => dir,
-        _ => make("/var/tmp").unwrap(),
-    }
-}
-
-/// Random numbers from a seed.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        // Seeds in a row give sequences that have nothing in common.
-        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
-    }
-
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    pub(crate) fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    pub(crate) fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
-
-    /// None of them is zero.
-    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8 | 1).collect()
     }
 }

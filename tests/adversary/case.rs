@@ -11,7 +11,8 @@ use std::sync::atomic::AtomicBool;
 use kmsfs::fs::{FileKind, Fs, FsError, ROOT_INO, RenameMode, SetAttr};
 
 use crate::attack::Attacker;
-use crate::bench::{Bench, Dice};
+use crate::bench::Bench;
+use crate::dice::Dice;
 use crate::history::{History, Moment, PAYLOAD, What, me, mode, remove};
 use crate::oracle::{Evidence, Oracle, Seen, Slots, shown, slots_of};
 use crate::outside::Outside;

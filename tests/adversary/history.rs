@@ -15,7 +15,8 @@ use kmsfs::format::layout::Layout;
 use kmsfs::format::slot::{SLOT_LEN, SLOT_OFFSETS};
 use kmsfs::fs::{Allocate, Fs, INFO_XATTR, KEY_XATTR, NewMode, ROOT_INO, Requester, SetAttr};
 
-use crate::bench::{Bench, Dice};
+use crate::bench::Bench;
+use crate::dice::Dice;
 use crate::tree;
 
 /// Plaintext bytes of a chunk.

@@ -10,8 +10,12 @@
 mod attack;
 mod bench;
 mod case;
+#[path = "../common/dice.rs"]
+mod dice;
 mod hand_picked;
 mod history;
+#[path = "../common/memory_dir.rs"]
+mod memory_dir;
 mod oracle;
 mod outside;
 mod tree;

@@ -4,7 +4,7 @@
 use kmsfs::kms::audit::Head;
 
 use super::workbench::{Workbench, append, event, files, numbers};
-use crate::memory_disk::history::{History, Random, Survives};
+use crate::memory_disk::history::{Dice, History, Survives};
 use crate::memory_disk::{MemoryDisk, Tree};
 
 const GROUPS: usize = 60;
@@ -29,7 +29,7 @@ fn whatever_a_crash_leaves_the_log_has_what_was_acknowledged_and_verifies() {
     });
     let states = from_environment("KMSFS_CRASH_STATES").map_or(STATES, |count| count as usize);
     eprintln!("KMSFS_CRASH_SEED={seed}");
-    let (bench, disk, mut random) = (Workbench::new(6000), MemoryDisk::default(), Random(seed));
+    let (bench, disk, mut random) = (Workbench::new(6000), MemoryDisk::default(), Dice::new(seed));
     let mut journal = bench.open(&disk, Head::START).unwrap();
     let mut anchor = Head::START;
     let mut history = vec![Acknowledged { moment: 0, events: 0, head: Head::START, anchor }];
@@ -62,7 +62,7 @@ fn look_at_all(
     acknowledged: &[Acknowledged],
     events: usize,
     states: usize,
-    random: &mut Random,
+    random: &mut Dice,
 ) -> usize {
     let mut history = History::of(disk, Tree::default());
     let each = states / disk.moment() + 1;
@@ -80,7 +80,7 @@ fn look_at_all(
         look("synced".to_owned(), history.crash(Survives::Nothing));
         for _ in 0..each {
             let choice = random.next();
-            look(choice.to_string(), history.crash(Survives::Some(&mut Random(choice))));
+            look(choice.to_string(), history.crash(Survives::Some(&mut Dice::new(choice))));
         }
     }
     count

@@ -1,4 +1,5 @@
 //! Random numbers from a seed, so that what was tried can be tried again.
+#![allow(dead_code, reason = "every test binary includes it and uses a part")]
 
 /// `SplitMix64`: seeds in a row give sequences that have nothing in common.
 pub(crate) struct Dice(u64);
@@ -22,5 +23,19 @@ impl Dice {
 
     pub(crate) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
+    }
+
+    /// True in `of` cases among `among`.
+    pub(crate) fn chance(&mut self, of: u64, among: u64) -> bool {
+        self.next() % among < of
+    }
+
+    pub(crate) fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len())]
+    }
+
+    /// None of them is zero.
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8 | 1).collect()
     }
 }

@@ -14,6 +14,7 @@ use kmsfs::secret::Passphrase;
 use tempfile::TempDir;
 
 use crate::disk::Crash;
+use crate::memory_dir::memory_dir;
 
 pub(crate) struct Bench {
     dir: TempDir,
@@ -28,7 +29,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        let dir = memory_dir();
+        let dir = memory_dir("kmsfs-crash-");
         let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
         let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
         let options = StoreOptions { costs, ..StoreOptions::default() };
@@ -90,18 +91,5 @@ impl Bench {
         let mountpoint = self.dir.path().join("mnt");
         let fs = Fs::new(volume, Arc::clone(&self.provider), &mountpoint, 1000);
         fs.map(Arc::new).map_err(|e| format!("the root: {e}"))
-    }
-}
-
-/// In memory where that has extended attributes: flushes are many.
-fn memory_dir() -> TempDir {
-    let make = |dir: &str| tempfile::Builder::new().prefix("kmsfs-crash-").tempdir_in(dir);
-    let has_attributes = |dir: &TempDir| {
-        let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::setxattr(dir.path(), "user.kmsfs.try", b"", flags).is_ok()
-    };
-    match make("/dev/shm") {
-        Ok(dir) if has_attributes(&dir) => dir,
-        _ => make("/var/tmp").unwrap(),
     }
 }

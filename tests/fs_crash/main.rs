@@ -9,6 +9,8 @@
 mod bench;
 mod disk;
 mod faults;
+#[path = "../common/memory_dir.rs"]
+mod memory_dir;
 mod model;
 mod workload;
 

@@ -36,7 +36,7 @@ enum Op {
     Truncate { at: usize, size: u64 },
     Punch { at: usize, offset: u64, len: u64 },
     Unlink(usize),
-    Rename(usize, usize),
+    Rename { from: usize, to: usize, how: RenameMode },
     Link(usize, usize),
     Symlink { at: usize, len: usize },
     Mkdir(usize),
@@ -60,13 +60,21 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (at(), offset()).prop_map(|(at, size)| Op::Truncate { at, size }),
         3 => (at(), offset(), 1..100_000u64).prop_map(|(at, offset, len)| Op::Punch { at, offset, len }),
         2 => at().prop_map(Op::Unlink),
-        3 => (at(), at()).prop_map(|(from, to)| Op::Rename(from, to)),
+        4 => (at(), at(), rename_mode()).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
         2 => (at(), at()).prop_map(|(from, to)| Op::Link(from, to)),
         2 => (at(), 1..4096usize).prop_map(|(at, len)| Op::Symlink { at, len }),
         1 => at().prop_map(Op::Mkdir),
         1 => at().prop_map(Op::Rmdir),
         2 => at().prop_map(Op::Xattr),
         2 => Just(Op::Remount),
+    ]
+}
+
+fn rename_mode() -> impl Strategy<Value = RenameMode> {
+    prop_oneof![
+        2 => Just(RenameMode::Replace),
+        1 => Just(RenameMode::NoReplace),
+        2 => Just(RenameMode::Exchange),
     ]
 }
 
@@ -105,10 +113,10 @@ fn apply(fs: &kmsfs::fs::Fs, op: &Op) {
             let _looked_up = file(at);
             let _ = parent(at).map(|dir| fs.unlink(dir, &name(at)));
         }
-        Op::Rename(from, to) => {
+        Op::Rename { from, to, how } => {
             let _looked_up = (file(from), file(to));
             if let (Some(dir), Some(new)) = (parent(from), parent(to)) {
-                let _ = fs.rename(dir, &name(from), new, &name(to), RenameMode::Replace);
+                let _ = fs.rename(dir, &name(from), new, &name(to), how);
             }
         }
         Op::Link(from, to) => {

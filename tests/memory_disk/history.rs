@@ -1,34 +1,17 @@
 //! What a crash leaves of what was done to a disk, at any moment of its history.
 
+#[path = "../common/dice.rs"]
+mod dice;
+
+pub(crate) use dice::Dice;
+
 use super::{Contents, Event, FileId, MemoryDisk, Naming, PAGE, SECTOR, Tree, pieces};
-
-/// What is needed of a random number generator.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-
-    pub(crate) fn chance(&mut self, of: u64, among: u64) -> bool {
-        self.next() % among < of
-    }
-}
 
 /// What of the unsynced survives a crash.
 pub(crate) enum Survives<'a> {
     Everything,
     Nothing,
-    Some(&'a mut Random),
+    Some(&'a mut Dice),
 }
 
 /// What is durable at a moment, moved along the disk's history.
@@ -132,7 +115,7 @@ enum Fate {
 }
 
 impl Fate {
-    fn random(random: &mut Random, odds: u64) -> Self {
+    fn random(random: &mut Dice, odds: u64) -> Self {
         match random.next() % 8 {
             0 => Self::Torn,
             dice if dice <= odds => Self::Whole,

@@ -1,5 +1,8 @@
 //! A key store and a volume with one file, for the parsers that are reached through them alone.
 
+#[path = "../common/memory_dir.rs"]
+mod memory_dir;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -12,6 +15,7 @@ use kmsfs::kms::api::CreateKeyRequest;
 use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
 use kmsfs::provider::Embedded;
 use kmsfs::secret::Passphrase;
+use memory_dir::memory_dir;
 use redb::TableDefinition;
 
 /// Keys and aliases that requests may make.
@@ -52,7 +56,7 @@ pub(crate) fn me() -> Requester {
 
 impl World {
     fn new() -> Self {
-        let dir = memory_dir();
+        let dir = memory_dir("kmsfs-parsers-");
         let at = |name: &str| dir.path().join(name);
         let options =
             StoreOptions { costs: Costs { memory_kib: 32, passes: 1, lanes: 1 }, ..StoreOptions::default() };
@@ -118,17 +122,5 @@ impl World {
     /// Counts something that a request would make.
     pub(crate) fn may_make(&self) -> bool {
         self.made.fetch_add(1, Ordering::Relaxed) < MOST_MADE
-    }
-}
-
-/// In memory where that has extended attributes.
-fn memory_dir() -> tempfile::TempDir {
-    let make = |dir: &str| tempfile::Builder::new().prefix("kmsfs-parsers-").tempdir_in(dir);
-    let has_attributes = |dir: &tempfile::TempDir| {
-        rustix::fs::setxattr(dir.path(), "user.try", b"", rustix::fs::XattrFlags::empty()).is_ok()
-    };
-    match make("/dev/shm") {
-        Ok(dir) if has_attributes(&dir) => dir,
-        _ => make("/var/tmp").unwrap(),
     }
 }

@@ -23,7 +23,7 @@ use crate::kms::store_api::VerifyAuditRequest;
 const VOLUME: &str = "kmsfs:volume";
 const FILE: &str = "kmsfs:file";
 /// Parameters of operations on the store that are not secret.
-const OPEN_PARAMETERS: [&str; 6] = ["Path", "Force", "Backup", "Number", "ReplaceCurrent", "Files"];
+const OPEN_PARAMETERS: [&str; 7] = ["Path", "Force", "Backup", "Number", "ReplaceCurrent", "Files", "Volume"];
 
 impl Service {
     /// What happens to calls when the log cannot be written: refused, unless this says otherwise.
@@ -87,10 +87,7 @@ impl Service {
 
     /// The event of a call that may change the store goes with its commits.
     pub(super) fn carried(&self, call: &Call<'_>) -> Option<Accompanied<'_>> {
-        // It changes no key, but remembers the token that it gives out.
-        let remembers = call.operation == Operation::GetParametersForImport;
-        let changes = remembers || !call.operation.is_read_only();
-        changes.then(|| self.accompany(call.id, self.event_of(call, None)))
+        call.operation.writes_store().then(|| self.accompany(call.id, self.event_of(call, None)))
     }
 
     /// Logs a call that is done.
@@ -223,12 +220,12 @@ impl Service {
         }
         let notes = call.notes.borrow();
         additional.extend(notes.iter().map(|(name, text)| (*name, Parameter::Text(text))));
-        let answered = match keys.last() {
-            Some(used) if error.is_none() && !call.operation.is_read_only() => {
-                vec![("keyId", Parameter::Text(&used.entry.arn))]
-            }
-            _ => Vec::new(),
-        };
+        let noted = call.answered.borrow();
+        let mut answered = Vec::new();
+        if error.is_none() && !call.operation.is_read_only() {
+            answered.extend(keys.last().map(|used| ("keyId", Parameter::Text(&used.entry.arn))));
+            answered.extend(noted.iter().map(|(member, value)| (*member, Parameter::Text(value))));
+        }
         let names = Names::from(call.identity.as_ref().ok(), call.caller, self);
         let event = Event {
             time: call.now,

@@ -61,7 +61,7 @@ impl Service {
                 let rights = self.rights.read();
                 if let Some(same) = rights.grants.same_as(&wanted.record) {
                     check_dry_run(request.dry_run)?;
-                    return answer(&same.record);
+                    return answer(call, &same.record);
                 }
                 if rights.grants.count(&entry.record.id) >= MAX_GRANTS_PER_KEY {
                     let message = format!("{} has 50,000 grants, which is the limit", entry.arn);
@@ -71,7 +71,7 @@ impl Service {
             check_dry_run(request.dry_run)?;
             getrandom::fill(&mut wanted.record.id)?;
             self.store.commit(&[Change::Put(&Record::GrantV1(wanted.record.clone()))])?;
-            let answer = answer(&wanted.record);
+            let answer = answer(call, &wanted.record);
             let _published = self.book.write();
             self.rights.write().grants.insert(wanted);
             answer
@@ -249,8 +249,10 @@ fn token(record: &GrantRecord) -> Result<String, KmsError> {
     Ok(BASE64URL_NOPAD.encode(&bytes))
 }
 
-fn answer(record: &GrantRecord) -> Result<CreateGrantResponse, KmsError> {
-    Ok(CreateGrantResponse { grant_token: token(record)?, grant_id: HEXLOWER.encode(&record.id) })
+fn answer(call: &Call<'_>, record: &GrantRecord) -> Result<CreateGrantResponse, KmsError> {
+    let grant_id = HEXLOWER.encode(&record.id);
+    call.answers("grantId", grant_id.clone());
+    Ok(CreateGrantResponse { grant_token: token(record)?, grant_id })
 }
 
 /// The grant that a request wants, still without an id.

@@ -101,7 +101,7 @@ impl Service {
             crate::kms::state::check(call.operation, &old.arn, old.state_at(call.now))?;
             check_known(&old, &held, request)?;
             let (new, mounts) = self.put_material(&old, &held, expires, call.now)?;
-            Ok(answer(&new, mounts))
+            Ok(answer(&new, call.shows(mounts)))
         })
     }
 
@@ -125,7 +125,7 @@ impl Service {
                 return Err(KmsError::new(ErrorKind::NotFound, message));
             }
             let (new, mounts) = self.drop_material(&old)?;
-            Ok(answer(&new, mounts))
+            Ok(answer(&new, call.shows(mounts)))
         })
     }
 

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::api::StatusResponse;
 use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, Setup};
@@ -46,7 +47,7 @@ use super::id::{KeyId, Realm, StoreId};
 use super::policy::{self, Identity, Policy};
 use super::state::{self, KeyManager, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
-use super::watch::{KeyWatcher, MountStatus, WatchGuard, Watchers};
+use super::watch::{CutReport, KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
 use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use crate::sync::{Mutex, RwLock};
@@ -174,6 +175,8 @@ pub(super) struct Call<'a> {
     destination: Cell<Option<KeyId>>,
     /// The keys that it has come to, in this order.
     keys: RefCell<Vec<UsedKey>>,
+    /// What the event tells of the answer, under the names of the answer's members.
+    answered: RefCell<Vec<(&'static str, String)>>,
     /// What else the audit log is to say of it.
     notes: RefCell<Vec<(&'static str, String)>>,
 }
@@ -201,6 +204,17 @@ impl Call<'_> {
         if let Some(last) = self.keys.borrow_mut().last_mut() {
             last.version = Some(version);
         }
+    }
+
+    /// Notes a part of the answer for the event.
+    fn answers(&self, member: &'static str, value: String) {
+        self.answered.borrow_mut().push((member, value));
+    }
+
+    /// What was cut off, for the answer: a caller from the network is not told of this machine's
+    /// mounts.
+    fn shows(&self, mounts: Vec<CutReport>) -> Vec<CutReport> {
+        if self.caller.remote.is_some() { Vec::new() } else { mounts }
     }
 }
 
@@ -279,12 +293,23 @@ impl Service {
         self.watch_described(watcher.describe(), watcher)
     }
 
-    /// As [`Service::watch`], for a mount that has described itself.
-    pub fn watch_described(
+    /// As [`Service::watch`], for a mount of another process, which has described itself. That is
+    /// logged: revocations wait for whoever attaches.
+    ///
+    /// # Errors
+    /// Internal, when it cannot be logged.
+    pub fn attach(
         self: &Arc<Self>,
+        caller: &Caller,
         status: MountStatus,
         watcher: Arc<dyn KeyWatcher>,
-    ) -> WatchGuard {
+    ) -> Result<WatchGuard, KmsError> {
+        let asked = json!({ "Path": status.mountpoint, "Volume": status.volume });
+        self.look_after(caller, "AttachMount", &asked, false, || Ok(()))?;
+        Ok(self.watch_described(status, watcher))
+    }
+
+    fn watch_described(self: &Arc<Self>, status: MountStatus, watcher: Arc<dyn KeyWatcher>) -> WatchGuard {
         let guard = self.watchers.add(status.mountpoint, Arc::clone(&watcher));
         if !status.open_files.is_empty() {
             self.bring_up_to_date(watcher, status.open_files.into_keys().collect());
@@ -370,6 +395,7 @@ impl Service {
             facts,
             destination: Cell::new(None),
             keys: RefCell::default(),
+            answered: RefCell::default(),
             notes: RefCell::default(),
         };
         let carried = self.carried(&call);
@@ -406,9 +432,9 @@ impl Service {
         let key = keys.last().map(|used| (&*used.entry.arn, used.version));
         match error {
             None => tracing::trace!(uid = caller.uid, pid = caller.pid, %operation, ?key, "key service call"),
+            // The parameters are put together only for a log that wants them.
             Some(error) => {
-                let asked = call.facts.parameters();
-                tracing::debug!(uid = caller.uid, pid = caller.pid, program = caller.program, %operation, ?key, %asked, %error, "key service call refused");
+                tracing::debug!(uid = caller.uid, pid = caller.pid, program = caller.program, %operation, ?key, asked = %call.facts.parameters(), %error, "key service call refused");
             }
         }
     }

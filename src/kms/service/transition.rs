@@ -123,7 +123,11 @@ impl Service {
             let now = self.clock.now().max(call.now);
             self.publish(&old.record.id, Vec::new(), |record, _| edit(record, now))
         })?;
-        Ok(answer(&new, reports))
+        call.answers("keyState", new.state().to_string());
+        if let Some(deletion) = new.record.deletion {
+            call.answers("deletionDate", deletion.at.to_string());
+        }
+        Ok(answer(&new, call.shows(reports)))
     }
 
     /// Takes a key to the state that `publish` makes durable and visible, and the mounts with it.

@@ -12,8 +12,8 @@ use crate::kms::service::{Caller, Service};
 /// Carries out the operation that `target` names.
 ///
 /// # Errors
-/// UnsupportedOperation for an unknown target, Validation for a body that is not of its shape,
-/// else what the operation answers.
+/// UnsupportedOperation for an unknown target, Serialization for a body that is not of its shape,
+/// Validation for one that lacks a member, else what the operation answers.
 pub fn dispatch(service: &Service, caller: &Caller, target: &str, body: &Value) -> Result<Value, KmsError> {
     carry_out(service, caller, target, body).map_err(|refused| match refused {
         Refused::ByService(error) => error,
@@ -170,8 +170,12 @@ fn malformed(error: &serde_json::Error) -> KmsError {
     if text.starts_with("missing field") {
         return KmsError::validation(text);
     }
+    if text.starts_with("invalid value: integer") {
+        return KmsError::validation("a number of the request is out of its bounds");
+    }
     let expected = text.rfind(", expected ").map_or("", |at| &text[at..]);
-    KmsError::validation(format!("a member of the request is not of its type{expected}"))
+    let message = format!("a member of the request is not of its type{expected}");
+    KmsError::new(ErrorKind::Serialization, message)
 }
 
 fn answer(response: &impl Serialize) -> Result<Value, KmsError> {

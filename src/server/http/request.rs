@@ -174,7 +174,7 @@ fn prove(shared: &Shared, claim: &Claim, head: &Head<'_>, body: &[u8]) -> Result
         .iter()
         .find(|(name, _)| *name == TARGET)
         .and_then(|(_, target)| known(target))
-        .is_none_or(|operation| !operation.is_read_only());
+        .is_none_or(Operation::writes_store);
     if !shared.replays.may_use(changes, claim.fingerprint(), shared.clock.now()) {
         shared.metrics.replayed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let message = "Signature already used: sign the request again to repeat it.";
@@ -223,7 +223,7 @@ fn target(headers: &HeaderMap) -> Result<Target, Refusal> {
     let operation = operation(headers);
     let operation =
         operation.ok_or_else(|| Refusal::unknown_operation("X-Amz-Target names no operation of AWS KMS"))?;
-    Ok(Target { name: format!("{TRENT}{operation}"), changes: !operation.is_read_only() })
+    Ok(Target { name: format!("{TRENT}{operation}"), changes: operation.writes_store() })
 }
 
 fn operation(headers: &HeaderMap) -> Option<Operation> {

@@ -44,7 +44,7 @@ impl Service {
             check_new(&self.book.read(), &custom.record)?;
             self.store.commit(&[Change::Put(&Record::CustomStoreV1(custom.record.clone()))])?;
             self.book.write().put_custom_store(custom, self.realm());
-            call.note("customKeyStoreId", &id);
+            call.answers("customKeyStoreId", id.clone());
             Ok(CreateCustomKeyStoreResponse { custom_key_store_id: id })
         })
     }

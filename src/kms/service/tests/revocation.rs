@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::kms::state::KeyState;
-use crate::kms::{CutReport, Unwritten};
+use crate::kms::{CutReport, Remote, Unwritten};
 
 /// A mount that writes down what it is told, with the key's state at that moment: in memory, and
 /// whether a data key could be unwrapped.
@@ -89,6 +89,24 @@ fn mounts_are_drained_before_and_cut_after_the_state_is_published() {
     assert_eq!(world.service().watchers(), 0);
     world.service().disable_key(&world.caller, &named(&key)).unwrap();
     assert_eq!(mount.seen.lock().len(), 3);
+}
+
+#[test]
+fn a_caller_from_the_network_is_not_told_of_mounts() {
+    let world = World::new();
+    let key = world.key();
+    let mount = Arc::new(Recorder::new(&world, &key, "/m"));
+    let _guard = world.service().watch(mount.clone());
+    let remote = Remote {
+        user: "root".to_owned(),
+        access_key_id: "AK".to_owned(),
+        address: std::net::IpAddr::from([127, 0, 0, 1]),
+        secure: true,
+    };
+    let remote = Caller { remote: Some(remote), ..world.caller.clone() };
+    let answer = world.service().disable_key(&remote, &named(&key)).unwrap();
+    assert_eq!((answer.key_state, answer.mounts), (KeyState::Disabled, Vec::new()));
+    assert_eq!(mount.seen.lock().len(), 2, "but the mounts are");
 }
 
 #[test]

@@ -178,8 +178,8 @@ fn the_wire_speaks_the_shapes_of_aws() {
         ("TrentService.Encapsulate", json!({}), ErrorKind::UnsupportedOperation),
         ("DescribeKey", json!({}), ErrorKind::UnsupportedOperation),
         ("TrentService.DescribeKey", json!({}), ErrorKind::Validation),
-        ("TrentService.DescribeKey", json!({"KeyId": 1}), ErrorKind::Validation),
-        ("TrentService.Encrypt", json!({"KeyId": "x", "Plaintext": "no base64"}), ErrorKind::Validation),
+        ("TrentService.DescribeKey", json!({"KeyId": 1}), ErrorKind::Serialization),
+        ("TrentService.Encrypt", json!({"KeyId": "x", "Plaintext": "no base64"}), ErrorKind::Serialization),
         ("TrentService.Decrypt", json!({"CiphertextBlob": "AAAA"}), ErrorKind::InvalidCiphertext),
     ] {
         assert_eq!(call(target, body).unwrap_err().kind(), kind, "{target}");
