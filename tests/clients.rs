@@ -7,6 +7,7 @@ mod common;
 mod installed;
 #[path = "clients/serving.rs"]
 mod serving;
+mod xks_proxy;
 
 use std::process::Command;
 
@@ -40,6 +41,18 @@ fn boto3_can_do_everything_that_is_offered() {
     };
     let said = run("operations.py", &serving, &clients);
     assert!(said.contains("ok decrypt") && said.contains("ok pages"), "{said}");
+}
+
+#[test]
+fn boto3_manages_external_key_stores() {
+    let Some((serving, clients)) = with_clients("boto3_manages_external_key_stores", &[]) else { return };
+    let proxy = xks_proxy::Proxy::timeless();
+    let mut command = clients.script("custom_key_stores.py");
+    serving.configure(&mut command);
+    command.env("XKS_ENDPOINT", &proxy.endpoint).env("XKS_PATH", xks_proxy::PATH);
+    command.env("XKS_ACCESS_KEY_ID", xks_proxy::ACCESS_KEY_ID).env("XKS_SECRET", xks_proxy::SECRET);
+    let said = common::run_within(std::time::Duration::from_secs(100), command).ok().stdout;
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 8, "{said}");
 }
 
 #[test]

@@ -7,19 +7,21 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod memory_disk;
+mod xks_proxy;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use jiff::{SignedDuration, Timestamp};
 use kmsfs::clock::{Clock, ManualClock};
 use kmsfs::kms::api::{
-    AliasRequest, CreateAccessKeyRequest, CreateGrantRequest, CreateKeyRequest, DeleteAccessKeyRequest,
-    DeleteAliasRequest, DeleteImportedKeyMaterialRequest, EnableKeyRotationRequest, ExpirationModel,
-    GetParametersForImportRequest, ImportKeyMaterialRequest, ImportResponse, KeyRequest, ListGrantsRequest,
-    PutKeyPolicyRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest,
-    UntagResourceRequest, UpdateAccessKeyRequest, UpdateKeyDescriptionRequest,
+    AliasRequest, CreateAccessKeyRequest, CreateCustomKeyStoreRequest, CreateGrantRequest, CreateKeyRequest,
+    CustomKeyStoreRequest, DeleteAccessKeyRequest, DeleteAliasRequest, DeleteImportedKeyMaterialRequest,
+    DescribeCustomKeyStoresRequest, EnableKeyRotationRequest, ExpirationModel, GetParametersForImportRequest,
+    ImportKeyMaterialRequest, ImportResponse, KeyRequest, ListGrantsRequest, PutKeyPolicyRequest,
+    RevokeGrantRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest, UntagResourceRequest,
+    UpdateAccessKeyRequest, UpdateKeyDescriptionRequest, XksProxyAuthenticationCredential,
 };
 use kmsfs::kms::material::{WrappingAlgorithm, wrap_for_import};
 use kmsfs::kms::policy::default_policy;
@@ -31,6 +33,7 @@ use kmsfs::kms::{
 use memory_disk::history::{Dice, History, Survives};
 use memory_disk::place::{Place, View, secret, view};
 use memory_disk::{MemoryDisk, Tree};
+use xks_proxy::{ACCESS_KEY_ID, Proxy, SECRET};
 
 /// Operations in a workload.
 const OPERATIONS: usize = 60;
@@ -62,6 +65,24 @@ fn whatever_a_crash_leaves_the_store_opens_with_all_that_was_acknowledged() {
 fn access_key(random: &mut Dice, service: &Service, caller: &Caller) -> String {
     let keys = service.list_access_keys(caller).unwrap().access_keys;
     keys.get(random.below(keys.len())).map(|key| key.access_key_id.clone()).unwrap_or_default()
+}
+
+/// The proxy of all custom key stores.
+static PROXY: LazyLock<Proxy> = LazyLock::new(Proxy::timeless);
+
+fn custom_key_store(name: &str) -> CreateCustomKeyStoreRequest {
+    CreateCustomKeyStoreRequest {
+        custom_key_store_name: name.to_owned(),
+        custom_key_store_type: Some("EXTERNAL_KEY_STORE".to_owned()),
+        xks_proxy_uri_endpoint: Some(PROXY.endpoint.clone()),
+        xks_proxy_uri_path: Some(format!("/tests-{name}/kms/xks/v1")),
+        xks_proxy_authentication_credential: Some(XksProxyAuthenticationCredential {
+            access_key_id: ACCESS_KEY_ID.to_owned(),
+            raw_secret_access_key: SECRET.to_owned().into(),
+        }),
+        xks_proxy_connectivity: Some("PUBLIC_ENDPOINT".to_owned()),
+        trust_anchor_certificate: None,
+    }
 }
 
 /// A moment at which an operation was acknowledged.
@@ -142,7 +163,7 @@ impl Run {
         let request = KeyRequest { key_id: name() };
         let alias = format!("alias/a{}", random.below(4));
         let to_alias = AliasRequest { alias_name: alias.clone(), target_key_id: name() };
-        match random.below(36) {
+        match random.below(42) {
             0..4 => {
                 let internal = random.chance(1, 3);
                 let manager = if internal { KeyManager::Internal } else { KeyManager::Customer };
@@ -268,10 +289,48 @@ impl Run {
                 let deleted = service.delete_imported_key_material(caller, &request).is_ok();
                 format!("delete imported material: {deleted}")
             }
+            35..41 => self.operate_outside(random, service),
             _ => {
                 let request = BackUpStoreRequest { path: PathBuf::from("/elsewhere/other"), force: true };
                 service.back_up(caller, &request).unwrap();
                 "back up".to_owned()
+            }
+        }
+    }
+
+    /// One random operation on custom key stores or a key in one, which may be refused.
+    fn operate_outside(&mut self, random: &mut Dice, service: &Service) -> String {
+        let caller = &self.place.caller.clone();
+        let known =
+            service.describe_custom_key_stores(caller, &DescribeCustomKeyStoresRequest::default()).unwrap();
+        let known = known.custom_key_stores.get(random.below(known.custom_key_stores.len()));
+        let Some(store) = known.map(|store| store.custom_key_store_id.clone()) else {
+            service.create_custom_key_store(caller, &custom_key_store("first")).unwrap();
+            return "create the first custom key store".to_owned();
+        };
+        let request = CustomKeyStoreRequest { custom_key_store_id: store.clone() };
+        match random.below(9) {
+            0..2 => {
+                let name = format!("store-{}", random.below(3));
+                let made = service.create_custom_key_store(caller, &custom_key_store(&name));
+                format!("create a custom key store: {}", made.is_ok())
+            }
+            2..5 => format!("connect: {}", service.connect_custom_key_store(caller, &request).is_ok()),
+            5 => format!("disconnect: {}", service.disconnect_custom_key_store(caller, &request).is_ok()),
+            6 => format!("delete a store: {}", service.delete_custom_key_store(caller, &request).is_ok()),
+            _ => {
+                // A key of the key manager stands for one key of the custom key store.
+                let external = format!("key-{}-{}", self.seed, self.keys.len());
+                PROXY.key(&external, |_| {});
+                let request = CreateKeyRequest {
+                    origin: Some("EXTERNAL_KEY_STORE".to_owned()),
+                    custom_key_store_id: Some(store),
+                    xks_key_id: Some(external),
+                    ..CreateKeyRequest::default()
+                };
+                let made = service.create_key(caller, &request);
+                self.keys.extend(made.as_ref().ok().map(|key| key.key_id));
+                format!("create a key outside: {}", made.is_ok())
             }
         }
     }
@@ -420,6 +479,10 @@ impl Run {
             let Ok(key) = restored.describe_key(&place.caller, &request) else { continue };
             if key.key_manager != KeyManager::Internal && key.key_state != KeyState::Enabled {
                 let _ = restored.cancel_key_deletion(&place.caller, &request);
+                if let Some(store) = key.custom_key_store_id {
+                    let store = CustomKeyStoreRequest { custom_key_store_id: store };
+                    restored.connect_custom_key_store(&place.caller, &store).unwrap();
+                }
                 let state = restored.describe_key(&place.caller, &request).unwrap().key_state;
                 if state == KeyState::PendingImport {
                     // Its material is elsewhere, with whoever imported it.

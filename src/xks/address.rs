@@ -76,8 +76,9 @@ impl Address {
 }
 
 fn parse_port(text: &str) -> Result<u16, NotAnAddress> {
-    let port = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    port.filter(|port| *port != 0).ok_or(NotAnAddress::Endpoint)
+    // One spelling: no sign, no zeros before it.
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    is_number.then(|| text.parse().ok()).flatten().ok_or(NotAnAddress::Endpoint)
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -128,6 +129,7 @@ mod tests {
             "https://proxy.example.org/kms",
             "https://user@proxy.example.org",
             "https://proxy.example.org:0",
+            "https://proxy.example.org:0443",
             "https://proxy.example.org:",
             "https://proxy.example.org:+1",
             "https://proxy.example.org:65536",

@@ -52,6 +52,11 @@ impl Proxy {
         Self { transport: Transport::new(network, address, trust), access, gate: Gate::default() }
     }
 
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        self.transport.address()
+    }
+
     /// GetHealthStatus. Asks even a proxy that is left alone.
     ///
     /// # Errors

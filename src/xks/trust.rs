@@ -37,6 +37,11 @@ impl Trust {
         if anchors.is_empty() { Err(NotATrustAnchor) } else { Ok(Self::Anchors(Arc::new(anchors))) }
     }
 
+    /// No authorities: there is no TLS with anybody.
+    pub fn nobody() -> Self {
+        Self::Anchors(Arc::new(RootCertStore::empty()))
+    }
+
     /// How to speak TLS with this trust: 1.2 and 1.3, HTTP/1.1. `None` when this machine cannot.
     pub(super) fn config(&self) -> Option<Arc<ClientConfig>> {
         let roots = match self {

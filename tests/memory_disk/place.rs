@@ -8,8 +8,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kmsfs::clock::ManualClock;
 use kmsfs::kms::api::{
-    GetKeyPolicyRequest, KeyRequest, ListAliasesRequest, ListGrantsRequest, ListKeyRotationsRequest,
-    ListKeysRequest, ListResourceTagsRequest,
+    DescribeCustomKeyStoresRequest, GetKeyPolicyRequest, KeyRequest, ListAliasesRequest, ListGrantsRequest,
+    ListKeyRotationsRequest, ListKeysRequest, ListResourceTagsRequest,
 };
 use kmsfs::kms::{Caller, Costs, KeyId, Service, StoreError, StoreOptions, UnlockSecret};
 use kmsfs::secret::Passphrase;
@@ -28,6 +28,8 @@ pub(crate) struct View {
     pub(crate) backup: Option<PathBuf>,
     /// Id, user and state of every access key.
     pub(crate) access_keys: Vec<String>,
+    /// All that is told of every custom key store.
+    pub(crate) custom_key_stores: Vec<String>,
 }
 
 /// A store on a disk in memory. Its lock is in a directory of the real one, which also says where
@@ -107,6 +109,9 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
     let aliases = service.list_aliases(caller, &ListAliasesRequest::default()).unwrap().aliases;
     let info = service.store_info().unwrap();
     let access_keys = service.list_access_keys(caller).unwrap().access_keys.into_iter();
+    let custom_key_stores =
+        service.describe_custom_key_stores(caller, &DescribeCustomKeyStoresRequest::default());
+    let custom_key_stores = custom_key_stores.unwrap().custom_key_stores.into_iter();
     View {
         keys: keys.iter().map(|key| (*key, describe(key))).collect(),
         listed: listed.unwrap().keys.into_iter().map(|key| key.key_id).collect(),
@@ -115,5 +120,6 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
         slots: info.slots.into_iter().map(|slot| slot.number).collect(),
         backup: info.backup,
         access_keys: access_keys.map(|key| format!("{key:?}")).collect(),
+        custom_key_stores: custom_key_stores.map(|store| format!("{store:?}")).collect(),
     }
 }

@@ -177,7 +177,7 @@ pub struct ReEncryptResponse {
 }
 
 /// Parameters of GenerateRandom.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct GenerateRandomRequest {
     /// 1 to 1024.

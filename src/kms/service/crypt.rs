@@ -76,7 +76,7 @@ impl<P> Opened<P> {
 
 impl Service {
     /// A fresh 256-bit data key, wrapped by the newest material of `key` (id, ARN or alias) and
-    /// bound to `context`. Takes microseconds and no I/O.
+    /// bound to `context`. Takes microseconds and no I/O, unless the key is of an external key store.
     ///
     /// # Errors
     /// NotFound, Disabled, InvalidState, AccessDenied.
@@ -94,7 +94,8 @@ impl Service {
         })
     }
 
-    /// Unwraps a 256-bit data key into locked memory. Takes microseconds and no I/O.
+    /// Unwraps a 256-bit data key into locked memory. Takes microseconds and no I/O, unless the key is
+    /// of an external key store.
     ///
     /// # Errors
     /// InvalidCiphertext when the blob or the context is not authentic or not of a 256-bit key;

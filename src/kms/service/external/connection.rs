@@ -5,6 +5,7 @@
 //! proxy answers: as in AWS, a proxy that fails makes calls fail and nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{CustomStore, UnderWay, refusals};
@@ -15,7 +16,6 @@ use crate::kms::service::transition::Turn;
 use crate::kms::service::{Caller, Service};
 use crate::kms::state::{KeyState, Operation};
 use crate::kms::store::{Change, Connection, Record};
-use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Numbers attempts to connect.
 static ATTEMPTS: AtomicU64 = AtomicU64::new(0);

@@ -79,8 +79,16 @@ impl CustomStore {
     ) -> Result<Self, KmsError> {
         let address = Address::parse(&record.endpoint, &record.path);
         let address = address.map_err(|error| KmsError::validation(error.to_string()))?;
-        let trust = record.trust_anchor.as_deref().map_or(Ok(Trust::System), Trust::anchors);
-        let trust = trust.map_err(|error| KmsError::validation(error.to_string()))?;
+        let trust = match record.trust_anchor.as_deref().map(Trust::anchors) {
+            None => Trust::System,
+            Some(Ok(trust)) => trust,
+            // It was checked when it was given. A release that reads certificates otherwise must not
+            // keep the whole key store from being opened.
+            Some(Err(error)) => {
+                tracing::error!(custom_key_store = record.id, %error, "nobody's certificates are believed");
+                Trust::nobody()
+            }
+        };
         let access = Access {
             region: realm.region.clone(),
             access_key_id: record.access_key_id.clone(),

@@ -1,5 +1,6 @@
 //! What a custom key store may be asked for.
 
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{EXTERNAL_KEY_STORE, PUBLIC_ENDPOINT};
@@ -10,7 +11,7 @@ use crate::kms::api::{
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::service::facts::{Facts, parameters_of};
 use crate::kms::store::{Connection, CustomStoreRecord};
-use jiff::Timestamp;
+use crate::xks::Trust;
 
 /// Most characters of a name.
 const MAX_NAME: usize = 256;
@@ -140,7 +141,11 @@ fn trust_anchor(pem: Option<&str>) -> Result<Option<String>, KmsError> {
         Some(pem) if pem.len() > MAX_TRUST_ANCHOR => {
             Err(KmsError::validation("TrustAnchorCertificate must be at most 15000 characters long"))
         }
-        pem => Ok(pem.map(str::to_owned)),
+        Some(pem) => match Trust::anchors(pem) {
+            Ok(_) => Ok(Some(pem.to_owned())),
+            Err(error) => Err(KmsError::validation(error.to_string())),
+        },
+        None => Ok(None),
     }
 }
 

@@ -38,10 +38,10 @@ impl Service {
             record.id = settings::fresh_id()?;
             let id = record.id.clone();
             let custom = CustomStore::new(record, &self.network, self.realm())?;
-            check_new(&self.book.read(), &custom.record)?;
+            check_new(&self.book.read(), &custom)?;
             self.check_health(call, &custom).map_err(refusals::of_store)?;
             let _writing = self.writes.lock();
-            check_new(&self.book.read(), &custom.record)?;
+            check_new(&self.book.read(), &custom)?;
             self.store.commit(&[Change::Put(&Record::CustomStoreV1(custom.record.clone()))])?;
             self.book.write().put_custom_store(custom, self.realm());
             call.answers("customKeyStoreId", id.clone());
@@ -107,9 +107,9 @@ impl Service {
             let old = Arc::clone(self.book.read().custom_store(&request.custom_key_store_id)?);
             let record = settings::updated(&old.record, request)?;
             check_may_update(&old, &record)?;
-            check_unique(&self.book.read(), &record)?;
             let asks_otherwise = Asked::of(&record) != Asked::of(&old.record);
             let new = CustomStore::new(record, &self.network, self.realm())?;
+            check_unique(&self.book.read(), &new)?;
             if asks_otherwise {
                 self.check_health(call, &new).map_err(refusals::of_store)?;
             }
@@ -120,7 +120,7 @@ impl Service {
                 return Err(KmsError::new(ErrorKind::CustomKeyStoreInvalidState, message));
             }
             check_may_update(&current, &new.record)?;
-            check_unique(&self.book.read(), &new.record)?;
+            check_unique(&self.book.read(), &new)?;
             self.store.commit(&[Change::Put(&Record::CustomStoreV1(new.record.clone()))])?;
             let proxy = if asks_otherwise { &new.proxy } else { &current.proxy };
             let new = CustomStore { proxy: Arc::clone(proxy), ..new };
@@ -200,27 +200,25 @@ fn check_may_update(old: &CustomStore, new: &CustomStoreRecord) -> Result<(), Km
 }
 
 /// Whether there may be one more, and this one.
-fn check_new(book: &Book, record: &CustomStoreRecord) -> Result<(), KmsError> {
+fn check_new(book: &Book, new: &CustomStore) -> Result<(), KmsError> {
     if book.custom_stores.len() >= MAX_CUSTOM_STORES {
         let message = "there are 10 custom key stores, which is the limit";
         return Err(KmsError::new(ErrorKind::LimitExceeded, message));
     }
-    check_unique(book, record)
+    check_unique(book, new)
 }
 
-fn check_unique(book: &Book, record: &CustomStoreRecord) -> Result<(), KmsError> {
-    let mut others = book.custom_stores.values().map(|custom| &custom.record).filter(|r| r.id != record.id);
-    if others.clone().any(|other| other.name == record.name) {
-        let message = format!("A custom key store with the name {} already exists.", record.name);
+fn check_unique(book: &Book, new: &CustomStore) -> Result<(), KmsError> {
+    let others = || book.custom_stores.values().filter(|other| other.record.id != new.record.id);
+    if others().any(|other| other.record.name == new.record.name) {
+        let message = format!("A custom key store with the name {} already exists.", new.record.name);
         return Err(KmsError::new(ErrorKind::CustomKeyStoreNameInUse, message));
     }
-    // A host has one name in any case of letters.
-    let is_same = |other: &CustomStoreRecord| {
-        other.endpoint.eq_ignore_ascii_case(&record.endpoint) && other.path == record.path
-    };
-    if let Some(other) = others.find(|other| is_same(other)) {
-        let message = format!("The custom key store {} has this proxy URI already.", other.id);
-        return Err(KmsError::new(ErrorKind::XksProxyUriInUse, message));
+    match others().find(|other| other.proxy.address() == new.proxy.address()) {
+        None => Ok(()),
+        Some(other) => {
+            let message = format!("The custom key store {} has this proxy URI already.", other.record.id);
+            Err(KmsError::new(ErrorKind::XksProxyUriInUse, message))
+        }
     }
-    Ok(())
 }

@@ -89,7 +89,7 @@ fn kinds_that_do_not_fit_together_are_refused() {
         (json!({ "KeySpec": "SM2", "KeyUsage": "SIGN_VERIFY" }), UnsupportedOperation),
         (json!({ "KeySpec": "ECC_NIST_P256", "KeyUsage": "KEY_AGREEMENT" }), UnsupportedOperation),
         (json!({ "Origin": "AWS_CLOUDHSM" }), UnsupportedOperation),
-        (json!({ "Origin": "EXTERNAL_KEY_STORE" }), UnsupportedOperation),
+        (json!({ "Origin": "EXTERNAL_KEY_STORE" }), Validation),
         (json!({ "MultiRegion": true }), UnsupportedOperation),
     ] {
         assert_eq!(kind(world.ask("CreateKey", &body)), expected, "{body}");
