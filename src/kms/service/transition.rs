@@ -273,15 +273,23 @@ impl Service {
         self.watchers.ask(budget, move |watcher| watcher.drain(&id, budget), unreachable)
     }
 
-    /// Has mounts drop what they hold of a key.
-    pub(super) fn cut(&self, id: KeyId, state: KeyState) -> Vec<CutReport> {
-        let budget = CUT_BUDGET.min(self.drain_budget);
+    fn cut(&self, id: KeyId, state: KeyState) -> Vec<CutReport> {
+        self.cut_within(id, state, CUT_BUDGET)
+    }
+
+    /// Has mounts drop what they hold of a key. They all do, also those that take longer.
+    pub(super) fn cut_within(&self, id: KeyId, state: KeyState, budget: Duration) -> Vec<CutReport> {
+        let budget = budget.min(self.drain_budget);
         self.watchers.ask(budget, move |watcher| watcher.cut(&id, state), unreachable)
     }
 
+    fn restore(&self, id: KeyId) {
+        self.restore_within(id, CUT_BUDGET);
+    }
+
     /// Has mounts take a key back.
-    pub(super) fn restore(&self, id: KeyId) {
-        let budget = CUT_BUDGET.min(self.drain_budget);
+    pub(super) fn restore_within(&self, id: KeyId, budget: Duration) {
+        let budget = budget.min(self.drain_budget);
         self.watchers.ask(
             budget,
             move |watcher| watcher.restore(&id),

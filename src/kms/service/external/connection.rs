@@ -13,10 +13,12 @@ use crate::kms::api::{CustomKeyStoreRequest, Empty};
 use crate::kms::error::KmsError;
 use crate::kms::id::KeyId;
 use crate::kms::service::transition::Turn;
-use crate::kms::service::{Caller, Service};
+use crate::kms::service::{CUT_BUDGET, Caller, Service};
 use crate::kms::state::{KeyState, Operation};
 use crate::kms::store::{Change, Connection, Record};
 
+/// How long mounts are waited for at least.
+const MOMENT: Duration = Duration::from_millis(50);
 /// Numbers attempts to connect.
 static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
 
@@ -43,7 +45,7 @@ impl Service {
             };
             if let Connection::Failed(code) = connection {
                 call.note("connectionErrorCode", code.name());
-                tracing::warn!(custom_key_store = id, %code, "an external key store could not be connected");
+                tracing::info!(custom_key_store = id, %code, "an external key store could not be connected");
             }
             let turns = self.turns_of_keys_in(id);
             let done = self.publish_connection(id, connection, |custom| {
@@ -53,7 +55,8 @@ impl Service {
             if done.inspect_err(|_| self.is_no_longer_under_way(id, UnderWay::Connecting(attempt)))?
                 && connection == Connection::Connected
             {
-                self.let_mounts_have(&turns);
+                let usable = self.usable_of(&turns);
+                self.for_each(&usable, |key, left| self.restore_within(key, left));
             }
             Ok(Empty {})
         })
@@ -80,12 +83,10 @@ impl Service {
             let done = self.publish_connection(id, Connection::Disconnected, |_| true);
             if let Err(error) = done {
                 self.is_no_longer_under_way(id, UnderWay::Disconnecting);
-                used.iter().for_each(|key| self.restore(*key));
+                self.for_each(&used, |key, left| self.restore_within(key, left));
                 return Err(error);
             }
-            for key in used {
-                self.cut(key, KeyState::Unavailable);
-            }
+            self.for_each(&used, |key, left| drop(self.cut_within(key, KeyState::Unavailable, left)));
             tracing::info!(custom_key_store = id, "external key store disconnected");
             Ok(Empty {})
         })
@@ -169,9 +170,12 @@ impl Service {
         turns.iter().map(Turn::key).filter(is_usable).collect()
     }
 
-    fn let_mounts_have(&self, turns: &[Turn<'_>]) {
-        for key in self.usable_of(turns) {
-            self.restore(key);
+    /// Tells the mounts something of each of the keys, and waits for all answers together as long as for
+    /// one, and a moment more for each key: a mount that does not answer must not add up.
+    fn for_each(&self, keys: &[KeyId], tell: impl Fn(KeyId, Duration)) {
+        let deadline = Instant::now() + CUT_BUDGET;
+        for key in keys {
+            tell(*key, deadline.saturating_duration_since(Instant::now()).max(MOMENT));
         }
     }
 
