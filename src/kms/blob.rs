@@ -284,7 +284,7 @@ mod tests {
             let opens = parsed.unwrapped(&sealed[HEADER_LEN..]).open(&material, &context, &mut opened);
             prop_assert!(opens.is_err());
 
-            let mut damaged = inner.clone();
+            let mut damaged = inner;
             let at = at.index(damaged.len());
             damaged[at] ^= 1;
             let opens = parsed.unwrapped(&damaged).open(&material, &context, &mut opened);

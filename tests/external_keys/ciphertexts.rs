@@ -129,7 +129,7 @@ fn a_context_binds() {
     // Longer than what a proxy takes.
     let long = EncryptionContext::new().with("long", "x".repeat(20_000));
     let request = EncryptRequest {
-        key_id: key.arn.clone(),
+        key_id: key.arn,
         plaintext: SecretBytes::new(b"secret".to_vec()),
         encryption_context: long.clone(),
         ..Default::default()

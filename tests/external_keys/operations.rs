@@ -190,7 +190,7 @@ fn what_a_key_may_not_stand_for() {
             CreateKeyRequest { origin: Some("AWS_CLOUDHSM".into()), ..plain.clone() },
             ErrorKind::UnsupportedOperation,
         ),
-        (CreateKeyRequest { multi_region: Some(true), ..plain.clone() }, ErrorKind::UnsupportedOperation),
+        (CreateKeyRequest { multi_region: Some(true), ..plain }, ErrorKind::UnsupportedOperation),
     ] {
         refused(create(&change), kind);
     }

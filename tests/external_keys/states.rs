@@ -43,7 +43,7 @@ fn while_disconnected_keys_are_unavailable_and_otherwise_managed() {
     let tags = vec![Tag { tag_key: "a".to_owned(), tag_value: "b".to_owned() }];
     let description = UpdateKeyDescriptionRequest { key_id: id.clone(), description: "far".to_owned() };
     // The column "Unavailable" of what each state refuses.
-    let rows: Vec<(&str, Result<(), ErrorKind>, Result<(), ErrorKind>)> = vec![
+    let rows = [
         ("CreateGrant", kind(service.create_grant(caller, &grant).map(drop)), Ok(())),
         ("DisableKey", kind(service.disable_key(caller, &request).map(drop)), Ok(())),
         ("EnableKey", kind(service.enable_key(caller, &request).map(drop)), Ok(())),
@@ -81,7 +81,7 @@ fn while_disconnected_keys_are_unavailable_and_otherwise_managed() {
         ),
         (
             "TagResource",
-            kind(service.tag_resource(caller, &TagResourceRequest { key_id: id.clone(), tags }).map(drop)),
+            kind(service.tag_resource(caller, &TagResourceRequest { key_id: id, tags }).map(drop)),
             Ok(()),
         ),
         (

@@ -66,7 +66,7 @@ fn a_proxy_must_have_a_certificate_of_the_right_authority_and_name() {
     }
     request.xks_proxy_uri_endpoint = Some(world.proxy.endpoint.clone());
     let store = world.create(&request).unwrap();
-    assert_eq!(world.described(&store).trust_anchor_certificate, Some(authority.clone()));
+    assert_eq!(world.described(&store).trust_anchor_certificate, Some(authority));
     world.service().connect_custom_key_store(&world.caller, &of(&store)).unwrap();
     let key = world.key(&store, "one").unwrap();
     let blob = world.encrypt(&key, b"secret").unwrap();

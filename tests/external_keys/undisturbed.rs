@@ -64,7 +64,7 @@ fn what_is_on_its_way_when_a_key_is_taken_away_is_not_answered() {
         });
     };
     in_the_middle(&|| assert_eq!(world.decrypt(&blob).unwrap_err().kind(), ErrorKind::Disabled), &|| {
-        drop(world.service().disable_key(&world.caller, &named(&key)).unwrap())
+        drop(world.service().disable_key(&world.caller, &named(&key)).unwrap());
     });
     in_the_middle(
         &|| {
