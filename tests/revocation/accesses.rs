@@ -9,6 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use jiff::{SignedDuration, Timestamp};
 use kmsfs::provider::SocketClient;
 use rustix::fs::FallocateFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
@@ -38,23 +39,45 @@ const FAULT: Seen = Seen::Signal(libc::SIGBUS);
 enum Way {
     Disable,
     ScheduleDeletion,
+    DeleteMaterial,
+    Expire,
 }
 
 impl Way {
-    const ALL: [Self; 2] = [Self::Disable, Self::ScheduleDeletion];
+    const ALL: [Self; 4] = [Self::Disable, Self::ScheduleDeletion, Self::DeleteMaterial, Self::Expire];
 
-    fn go(self, world: &World, key: &str) {
+    /// What calls fail with afterwards.
+    fn errno(self) -> i32 {
+        match self {
+            Self::Disable | Self::ScheduleDeletion => libc::EKEYREVOKED,
+            Self::DeleteMaterial | Self::Expire => libc::EKEYEXPIRED,
+        }
+    }
+
+    fn go(self, world: &World, key: &str, dir: &Path) {
         match self {
             Self::Disable => drop(world.run(&["key", "disable", key])),
             Self::ScheduleDeletion => {
                 call(world, "ScheduleKeyDeletion", &json!({ "KeyId": key, "PendingWindowInDays": 7 }));
             }
+            Self::DeleteMaterial => call(world, "DeleteImportedKeyMaterial", &json!({ "KeyId": key })),
+            Self::Expire => {
+                let soon = Timestamp::now() + SignedDuration::from_secs(1);
+                import(world, &["--expires", &soon.to_string()]);
+                // Nobody calls the service: its own clock takes the key away.
+                let file = open(&dir.join("writing"));
+                crate::common::wait_until("the material has expired", || {
+                    seen(file.read_exact_at(&mut [0; 1], 0)) == Seen::Fails(self.errno())
+                });
+            }
         }
     }
 
     fn come_back(self, world: &World, key: &str) {
-        if let Self::ScheduleDeletion = self {
-            call(world, "CancelKeyDeletion", &json!({ "KeyId": key }));
+        match self {
+            Self::Disable => {}
+            Self::ScheduleDeletion => call(world, "CancelKeyDeletion", &json!({ "KeyId": key })),
+            Self::DeleteMaterial | Self::Expire => return import(world, &[]),
         }
         world.run(&["key", "enable", key]);
     }
@@ -63,6 +86,14 @@ impl Way {
 fn call(world: &World, operation: &str, body: &serde_json::Value) {
     let client = SocketClient::new(&world.path("keys"));
     client.call(&format!("TrentService.{operation}"), body).unwrap();
+}
+
+/// Imports the material of `alias/secret`, which is the same each time.
+fn import(world: &World, options: &[&str]) {
+    let material = world.path("material");
+    fs::write(&material, [0x5a; 32]).unwrap();
+    let file = material.to_str().unwrap();
+    world.run(&[&["key", "import", "file", "alias/secret", file], options].concat());
 }
 
 /// A use of a file that began before the key goes.
@@ -262,7 +293,11 @@ fn use_beside(dir: &Path, done: &AtomicBool, rounds: &AtomicU64) {
 
 #[test]
 fn every_use_of_a_file_ends_with_its_key_and_no_other_is_disturbed() {
-    let Some((world, mount)) = super::two_keys("every_use_of_a_file_ends_with_its_key") else { return };
+    let created = super::two_keys_with("every_use_of_a_file_ends_with_its_key", |world| {
+        world.run(&["key", "create", "--alias", "secret", "--origin", "EXTERNAL"]);
+        import(world, &[]);
+    });
+    let Some((world, mount)) = created else { return };
     let dir = mount.join("secret");
     // A directory of mixed keys.
     fs::write(dir.join("beside"), vec![1; 30_000]).unwrap();
@@ -278,13 +313,14 @@ fn every_use_of_a_file_ends_with_its_key_and_no_other_is_disturbed() {
         for way in Way::ALL {
             let begun = uses(&dir, &dir.join("copy"));
             let before = rounds.load(Ordering::SeqCst);
-            way.go(&world, &key);
+            way.go(&world, &key, &dir);
             let wrong: Vec<String> = begun
                 .into_iter()
                 .filter_map(|begun| {
                     let seen = (begun.go_on)();
-                    let what = begun.what;
-                    (seen != begun.expected).then(|| format!("{what}: {seen:?}, not {:?}", begun.expected))
+                    let (what, revoked) = (begun.what, begun.expected == REVOKED);
+                    let expected = if revoked { Seen::Fails(way.errno()) } else { begun.expected };
+                    (seen != expected).then(|| format!("{what}: {seen:?}, not {expected:?}"))
                 })
                 .collect();
             assert!(wrong.is_empty(), "{way:?}: {wrong:#?}");

@@ -23,9 +23,14 @@ const BOUND: Duration = Duration::from_secs(1);
 
 /// A mount with a directory under a key of its own beside one under the default.
 fn two_keys(test: &str) -> Option<(World, PathBuf)> {
+    two_keys_with(test, |world| _ = world.run(&["key", "create", "--alias", "secret"]))
+}
+
+/// As [`two_keys`]; `create` makes the key `alias/secret`.
+fn two_keys_with(test: &str, create: impl FnOnce(&World)) -> Option<(World, PathBuf)> {
     let world = World::new(test)?;
     let mount = world.volume("vol");
-    world.run(&["key", "create", "--alias", "secret"]);
+    create(&world);
     for dir in ["secret", "open"] {
         fs::create_dir(mount.join(dir)).unwrap();
     }
