@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
 use super::access_key::AccessKeyCommand;
+use super::alias::AliasCommand;
 use super::audit_args::{AuditCommand, AuditMode};
 use super::key_args::KeyCommand;
 use super::key_store::DEFAULT_ALIAS;
@@ -94,6 +95,11 @@ pub(super) enum Command {
     /// A KEY is named by its id, its ARN or alias/NAME.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Give names to master keys
+    ///
+    /// Wherever a KEY is wanted, alias/NAME will do.
+    #[command(subcommand)]
+    Alias(AliasCommand),
     /// Say who may do what with a key, and ask why
     ///
     /// A policy is a JSON document as AWS KMS has them. Without one of its own, a key is for the owner

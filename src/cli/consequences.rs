@@ -13,7 +13,7 @@ use super::key::{aliases_of, last_use_of};
 use super::key_store::{KeyStore, Reach};
 use super::output::{Output, count, fields};
 use crate::kms::api::{GrantListEntry, KeyLastUsage, ListGrantsRequest, ListGrantsResponse, StatusResponse};
-use crate::kms::{KeyManager, KeyMetadata, KeyState, KmsError, Operation};
+use crate::kms::{KeyManager, KeyMetadata, KeyState, Operation, Origin, check_state};
 
 /// Grants that are fetched to be shown: one page.
 const MAX_GRANTS: u32 = 100;
@@ -38,6 +38,12 @@ impl Taking {
             Self::Delete { .. } => Operation::ScheduleKeyDeletion,
             Self::DeleteMaterial => Operation::DeleteImportedKeyMaterial,
         }
+    }
+
+    /// Whether it is a way to take this key away, in whatever state. The service refuses it if not.
+    fn is_for(self, key: &KeyMetadata) -> bool {
+        let is_imported = key.origin == Origin::External;
+        key.key_manager == KeyManager::Customer && (self != Self::DeleteMaterial || is_imported)
     }
 
     /// Whether it leaves a key in `state` as it was.
@@ -101,13 +107,10 @@ pub(super) fn confirmed(
     let reach = Reach::new(global);
     let store = reach.open()?;
     let key = store.describe(key)?;
-    // The service refuses those that are not a customer's, in any state.
-    if taking.is_done_in(key.key_state) || key.key_manager != KeyManager::Customer {
+    if taking.is_done_in(key.key_state) || !taking.is_for(&key) {
         return Ok((store, key, None));
     }
-    taking.operation().allowed_in(key.key_state).map_err(|kind| {
-        KmsError::new(kind, format!("{} is {}", key.arn, key.key_state)).in_state(key.key_state)
-    })?;
+    check_state(taking.operation(), &key.arn, key.key_state)?;
     let found = Consequences::gather(&store, key.clone(), taking);
     found.lines().iter().for_each(|line| output.note(line));
     if yes {
@@ -257,7 +260,7 @@ pub(super) struct Taken<'a, T> {
 pub(super) fn known<T>(unknown: &mut Vec<String>, what: &str, found: CliResult<T>) -> Option<T> {
     match found {
         Ok(found) => Some(found),
-        Err(error) if error.code() == Code::Permission as u8 => {
+        Err(error) if error.is(Code::Permission) => {
             unknown.push(format!("{what}: not permitted"));
             None
         }
@@ -301,6 +304,7 @@ fn grantees(grants: &[GrantListEntry], more: bool) -> String {
     }
 }
 
-fn or_none(text: String) -> String {
+/// The text, or a word for that there is none.
+pub(super) fn or_none(text: String) -> String {
     if text.is_empty() { "none".to_owned() } else { text }
 }

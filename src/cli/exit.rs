@@ -100,6 +100,10 @@ impl CliError {
         self.code
     }
 
+    pub(super) fn is(&self, code: Code) -> bool {
+        self.code == code as u8
+    }
+
     /// The error for a program.
     pub(super) fn to_json(&self) -> Value {
         let mut object = json!({ "error": self.to_string(), "exit_code": self.code });

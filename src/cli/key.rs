@@ -1,8 +1,5 @@
-//! `key`: master keys.
+//! `key`: making master keys and changing their state.
 
-use std::collections::HashMap;
-
-use serde::Serialize;
 use serde_json::Value;
 
 use super::args::Global;
@@ -10,23 +7,12 @@ use super::consequences::{Consequences, Taken, Taking, confirmed};
 use super::exit::{CliError, CliResult, Code};
 use super::key_args::{Confirmation, CreateKey};
 use super::key_store::KeyStore;
-use super::output::{Output, count, fields, table};
+use super::output::{Output, count};
 use crate::kms::api::{
     CreateKeyRequest, KeyLastUsage, KeyLastUsageResponse, KeyRequest, ListAliasesRequest,
-    ListAliasesResponse, ListKeysRequest, ListKeysResponse, ScheduleKeyDeletionRequest, StateResponse, Tag,
+    ListAliasesResponse, ScheduleKeyDeletionRequest, StateResponse, Tag, UpdateKeyDescriptionRequest,
 };
-use crate::kms::{AliasName, CutReport, KeyMetadata, KeySpec};
-
-/// A key and its aliases: the API's own shape with one member more.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct Described {
-    #[serde(flatten)]
-    pub(super) key: KeyMetadata,
-    pub(super) aliases: Vec<String>,
-    #[serde(rename = "KeyLastUsage", skip_serializing_if = "Option::is_none")]
-    pub(super) last_use: Option<KeyLastUsage>,
-}
+use crate::kms::{AliasName, CutReport, KeySpec};
 
 pub(super) fn create(global: &Global, create: &CreateKey, output: &Output) -> CliResult<()> {
     // A bad name is found out before there is a key that it was meant for.
@@ -59,75 +45,9 @@ fn asked_for(create: &CreateKey) -> CliResult<CreateKeyRequest> {
         key_usage: usage,
         origin: Some(create.origin.clone()),
         policy,
+        bypass_policy_lockout_safety_check: create.bypass_lockout_check,
         tags: create.tags.iter().map(tag).collect(),
         ..CreateKeyRequest::default()
-    })
-}
-
-pub(super) fn list(global: &Global, output: &Output) -> CliResult<()> {
-    let keys = all(&KeyStore::open(global)?)?;
-    output.print(&keys, |keys| {
-        let row = |k: &Described| {
-            vec![
-                k.key.key_id.to_string(),
-                k.key.key_state.to_string(),
-                k.aliases.join(" "),
-                k.key.description.clone(),
-            ]
-        };
-        table(&["KEY ID", "STATE", "ALIASES", "DESCRIPTION"], &keys.iter().map(row).collect::<Vec<_>>())
-    })
-}
-
-/// All master keys but internal ones, with their aliases.
-pub(super) fn all(store: &KeyStore) -> CliResult<Vec<Described>> {
-    let mut aliases = aliases(store)?;
-    let mut keys = Vec::new();
-    let mut request = ListKeysRequest::default();
-    loop {
-        let page: ListKeysResponse = store.call("ListKeys", &request)?;
-        for entry in &page.keys {
-            let key = store.describe(&entry.key_id.to_string())?;
-            let aliases = aliases.remove(&key.key_id.to_string()).unwrap_or_default();
-            keys.push(Described { key, aliases, last_use: None });
-        }
-        if page.next_marker.is_none() {
-            return Ok(keys);
-        }
-        request.marker = page.next_marker;
-    }
-}
-
-pub(super) fn describe(global: &Global, key: &str, output: &Output) -> CliResult<()> {
-    let store = KeyStore::open(global)?;
-    let key = store.describe(key)?;
-    let id = key.key_id.to_string();
-    let aliases = aliases_of(&store, &id)?;
-    let last_use = last_use_of(&store, &id)?;
-    output.print(&Described { key, aliases, last_use: Some(last_use) }, |d| {
-        let mut lines = vec![
-            ("key id", d.key.key_id.to_string()),
-            ("arn", d.key.arn.clone()),
-            ("state", d.key.key_state.to_string()),
-            ("spec", format!("{} for {}", d.key.key_spec, d.key.key_usage)),
-            ("origin", d.key.origin.to_string()),
-            ("aliases", d.aliases.join(" ")),
-            ("description", d.key.description.clone()),
-            ("created", d.key.creation_date.to_string()),
-            ("version", d.key.current_key_material_version.to_string()),
-        ];
-        if let Some((operation, at)) =
-            d.last_use.as_ref().and_then(|last| Some((last.operation.as_ref()?, last.timestamp?)))
-        {
-            lines.push(("last use", format!("{operation}, {at}")));
-        }
-        if let Some(date) = &d.key.valid_to {
-            lines.push(("material expires", date.to_string()));
-        }
-        if let Some(date) = &d.key.deletion_date {
-            lines.push(("to be deleted", date.to_string()));
-        }
-        fields(&lines)
     })
 }
 
@@ -178,6 +98,19 @@ pub(super) fn cancel_deletion(global: &Global, key: &str, output: &Output) -> Cl
     report(response, None, &done, output)
 }
 
+pub(super) fn update_description(
+    global: &Global,
+    key: &str,
+    description: &str,
+    output: &Output,
+) -> CliResult<()> {
+    let store = KeyStore::open(global)?;
+    let request =
+        UpdateKeyDescriptionRequest { key_id: store.key_id(key)?, description: description.to_owned() };
+    let response: Value = store.call("UpdateKeyDescription", &request)?;
+    output.print(&response, |_| vec![format!("{key} has a new description")])
+}
+
 pub(super) fn rotate(global: &Global, key: &str, output: &Output) -> CliResult<()> {
     let store = KeyStore::open(global)?;
     let id = store.describe(key)?.key_id.to_string();
@@ -226,15 +159,6 @@ pub(super) fn report_cuts(mounts: &[CutReport], output: &Output) -> Vec<String> 
     cut.collect()
 }
 
-/// Aliases by key id.
-fn aliases(store: &KeyStore) -> CliResult<HashMap<String, Vec<String>>> {
-    let mut found: HashMap<String, Vec<String>> = HashMap::new();
-    for alias in list_aliases(store, None)?.aliases {
-        found.entry(alias.target_key_id.to_string()).or_default().push(alias.alias_name);
-    }
-    Ok(found)
-}
-
 /// The aliases of a key, which is named by its id or ARN.
 pub(super) fn aliases_of(store: &KeyStore, key_id: &str) -> CliResult<Vec<String>> {
     let listed = list_aliases(store, Some(key_id.to_owned()))?;
@@ -263,7 +187,7 @@ pub(super) fn last_use_of(store: &KeyStore, key_id: &str) -> CliResult<KeyLastUs
 }
 
 /// `alias/NAME`, whichever way it was typed.
-fn full_alias(name: &str) -> CliResult<AliasName> {
+pub(super) fn full_alias(name: &str) -> CliResult<AliasName> {
     let full = if name.starts_with("alias/") { name.to_owned() } else { format!("alias/{name}") };
     let alias: AliasName = full.parse()?;
     if alias.is_reserved() {

@@ -17,6 +17,13 @@ pub(super) enum KeyCommand {
         /// Id, ARN or alias/NAME
         key: String,
     },
+    /// Say anew what a master key is for
+    UpdateDescription {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// Up to 8192 characters
+        description: String,
+    },
     /// Make a disabled master key usable again; its files are readable at once
     Enable {
         /// Id, ARN or alias/NAME
@@ -129,6 +136,9 @@ pub(super) struct CreateKey {
     /// Take the key policy from FILE, JSON
     #[arg(long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
+    /// Take it even if it locks you out
+    #[arg(long, requires = "policy")]
+    pub(super) bypass_lockout_check: bool,
     /// A tag; may be given several times
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
     pub(super) tags: Vec<(String, String)>,

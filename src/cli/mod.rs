@@ -2,6 +2,7 @@
 
 mod access_args;
 mod access_key;
+mod alias;
 mod args;
 mod audit;
 mod audit_args;
@@ -17,6 +18,7 @@ mod key;
 mod key_args;
 mod key_import;
 mod key_rotation;
+mod key_show;
 mod key_store;
 mod log;
 mod mount;
@@ -114,8 +116,11 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
         Command::Umount(umount) => volume::umount(&umount),
         Command::Key(command) => match command {
             KeyCommand::Create(create) => key::create(global, &create, output),
-            KeyCommand::List => key::list(global, output),
-            KeyCommand::Describe { key } => key::describe(global, &key, output),
+            KeyCommand::List => key_show::list(global, output),
+            KeyCommand::Describe { key } => key_show::describe(global, &key, output),
+            KeyCommand::UpdateDescription { key, description } => {
+                key::update_description(global, &key, &description, output)
+            }
             KeyCommand::Enable { key } => key::enable(global, &key, output),
             KeyCommand::Disable { key, confirmation } => key::disable(global, &key, &confirmation, output),
             KeyCommand::ScheduleDeletion { key, pending_window_in_days, confirmation } => {
@@ -133,6 +138,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             }
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
+        Command::Alias(command) => alias::run(global, &command, output),
         Command::Policy(command) => policy::run(global, &command, output),
         Command::Grant(command) => grant::run(global, &command, output),
         Command::Tag(command) => tag::run(global, &command, output),

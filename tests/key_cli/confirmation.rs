@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::common::terminal::Terminal;
 use super::common::{Ran, World};
+use super::serving::Serving;
 use super::{KEY_STATE, state};
 
 const NOT_CONFIRMED: i32 = 35;
@@ -187,5 +189,39 @@ fn a_mount_is_shown_with_its_open_files_and_follows() {
     world.run(&["key", "enable", "alias/photos"]);
     assert_eq!(fs::read(&path).unwrap(), b"a picture");
     drop(open);
+    world.umount(&mount);
+}
+
+/// A process that does nothing until this is dropped.
+struct Halted(Pid);
+
+impl Halted {
+    fn new(process: Pid) -> Self {
+        kill_process(process, Signal::STOP).unwrap();
+        Self(process)
+    }
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+#[test]
+fn a_mount_that_hangs_is_named_and_stops_nobody() {
+    let Some(world) = World::new("a_mount_that_hangs_is_named_and_stops_nobody") else { return };
+    let serving = Serving::start(world, &[]);
+    let world = &serving.world;
+    let mount = world.volume("volume");
+    let halted = Halted::new(world.process(&mount));
+    let ran = world.try_run(&["key", "disable", "alias/default"]);
+    assert_eq!(ran.code, NOT_CONFIRMED, "{ran:?}");
+    assert!(ran.stderr.contains(&format!("{}: does not answer", mount.display())), "{ran:?}");
+    let ran = world.try_run(&["--json", "key", "disable", "alias/default"]);
+    let refusal: Value = serde_json::from_str(&ran.stderr).unwrap();
+    let uses = &refusal["consequences"]["Mounts"][0];
+    assert_eq!((&uses["Mountpoint"], uses.get("OpenFiles")), (&json!(mount.to_str().unwrap()), None));
+    drop(halted);
     world.umount(&mount);
 }
