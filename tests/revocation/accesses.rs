@@ -10,11 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
-use kmsfs::provider::SocketClient;
 use rustix::fs::FallocateFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::pipe::SpliceFlags;
-use serde_json::json;
 
 use crate::common::child::{self, Child, Role};
 use crate::common::{RaiseOnDrop, World};
@@ -56,11 +54,9 @@ impl Way {
 
     fn go(self, world: &World, key: &str, dir: &Path) {
         match self {
-            Self::Disable => drop(world.run(&["key", "disable", key])),
-            Self::ScheduleDeletion => {
-                call(world, "ScheduleKeyDeletion", &json!({ "KeyId": key, "PendingWindowInDays": 7 }));
-            }
-            Self::DeleteMaterial => call(world, "DeleteImportedKeyMaterial", &json!({ "KeyId": key })),
+            Self::Disable => _ = world.run(&["key", "disable", key, "--yes"]),
+            Self::ScheduleDeletion => _ = world.run(&["key", "schedule-deletion", key, "--yes"]),
+            Self::DeleteMaterial => _ = world.run(&["key", "delete-material", key, "--yes"]),
             Self::Expire => {
                 let soon = Timestamp::now() + SignedDuration::from_secs(1);
                 import(world, &["--expires", &soon.to_string()]);
@@ -76,16 +72,11 @@ impl Way {
     fn come_back(self, world: &World, key: &str) {
         match self {
             Self::Disable => {}
-            Self::ScheduleDeletion => call(world, "CancelKeyDeletion", &json!({ "KeyId": key })),
+            Self::ScheduleDeletion => _ = world.run(&["key", "cancel-deletion", key]),
             Self::DeleteMaterial | Self::Expire => return import(world, &[]),
         }
         world.run(&["key", "enable", key]);
     }
-}
-
-fn call(world: &World, operation: &str, body: &serde_json::Value) {
-    let client = SocketClient::new(&world.path("keys"));
-    client.call(&format!("TrentService.{operation}"), body).unwrap();
 }
 
 /// Imports the material of `alias/secret`, which is the same each time.
