@@ -362,6 +362,8 @@ fn a_read_only_disk_is_read() {
     std::os::unix::fs::symlink("dir/file", plain.join("link")).unwrap();
     let written = tree(&plain);
     world.umount(&world.path("volume.mnt"));
+    // Until then its process writes to the key store.
+    world.wait_for_daemons();
     assert!(common::mount(&["-o", "remount,ro"], &disk));
 
     refused(&world, &["mount", "disk/volume", "volume.mnt"], 17, &["read-only", "-o ro"]);
