@@ -123,8 +123,16 @@ fn another_user_gets_a_key_by_one_grant_and_loses_it_by_revoking() {
     let create =
         ["--json", "grant", "create", &key, "--grantee", "61000", "--operations=DescribeKey,Decrypt"];
     let made = world.owner(&create).json();
-    // Describing a key for people names its aliases, which are the owner's to list.
-    world.user(ALICE, &describe).fails(28, "kms:ListAliases");
+    // What else there is to know of a key is the owner's to see.
+    let described = world.user(ALICE, &describe).ok();
+    assert!(described.starts_with(&format!("key id       {key}\n")), "{described}");
+    for what in ["aliases", "tags", "rotation", "last use"] {
+        assert!(described.contains(&format!("unknown      {what}: not permitted\n")), "{described}");
+    }
+    let described = world.user(ALICE, &["--json", "key", "describe", &key]).json();
+    assert_eq!((&described["KeyId"], &described["KeyState"]), (&json!(key), &json!("Enabled")));
+    assert_eq!(described.get("Aliases"), None);
+    assert_eq!(described["Unknown"].as_array().unwrap().len(), 4);
     let simulated = ["--json", "policy", "simulate", &key, "--principal", "61000", "--action", "DescribeKey"];
     assert_eq!(world.owner(&simulated).json()["GrantId"], made["GrantId"]);
     world.user(BOB, &describe).fails(28, "kms:DescribeKey");
@@ -207,6 +215,40 @@ fn policies_are_put_read_checked_and_simulated() {
     .unwrap();
     world.owner(&["policy", "put", &key, file, "--bypass-lockout-check"]).ok();
     world.owner(&["policy", "get", &key]).fails(28, "with an explicit deny");
+    // It is listed even so, as far as that goes, and so are the others.
+    let other = world.key();
+    let listed = world.owner(&["key", "list"]).ok();
+    let row = listed.lines().find(|line| line.starts_with(&key)).unwrap();
+    assert_eq!(row.split_whitespace().nth(1), Some("?"), "{row}");
+    assert!(listed.lines().any(|line| line.starts_with(&format!("{other}  Enabled"))), "{listed}");
+    let listed = world.owner(&["--json", "key", "list"]).json();
+    let entry = listed.as_array().unwrap().iter().find(|entry| entry["KeyId"] == key).unwrap();
+    assert_eq!(entry["KeyArn"], format!("arn:aws:kms:local:000000000000:key/{key}"));
+    assert_eq!(entry.get("KeyState"), None);
+}
+
+#[test]
+fn whoever_may_disable_a_key_is_told_what_may_not_be_seen() {
+    if !is_root("whoever_may_disable_a_key_is_told_what_may_not_be_seen") {
+        return;
+    }
+    let world = World::new(0o711);
+    let key = world.key();
+    let statement = |who: &str, actions: &[&str]| {
+        let principal = json!({"AWS": format!("arn:aws:iam::000000000000:{who}")});
+        json!({"Effect": "Allow", "Principal": principal, "Action": actions, "Resource": "*"})
+    };
+    let alices = statement("user/61000", &["kms:DescribeKey", "kms:DisableKey"]);
+    let policy = json!({"Version": "2012-10-17", "Statement": [statement("root", &["kms:*"]), alices]});
+    fs::write(world.path("policy.json"), policy.to_string()).unwrap();
+    world.owner(&["policy", "put", &key, world.path("policy.json").to_str().unwrap()]).ok();
+    world.user(BOB, &["key", "disable", &key, "--yes"]).fails(28, "kms:DescribeKey");
+    let done = world.user(ALICE, &["--json", "key", "disable", &key, "--yes"]).json();
+    assert_eq!(done["KeyState"], "Disabled");
+    let unknown = ["aliases", "mounts", "grants", "last use"].map(|what| format!("{what}: not permitted"));
+    assert_eq!(done["Consequences"]["Unknown"], json!(unknown));
+    assert_eq!(done["Consequences"].get("Mounts"), None, "what is unknown is not said to be none");
+    world.user(ALICE, &["key", "enable", &key]).fails(28, "kms:EnableKey");
 }
 
 #[test]

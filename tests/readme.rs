@@ -9,8 +9,19 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 
 /// Commands that have commands of their own.
-const GROUPS: [&str; 8] =
-    ["access-key", "custom-key-store", "key", "file", "store", "policy", "grant", "tag"];
+const GROUPS: [&str; 11] = [
+    "access-key",
+    "alias",
+    "custom-key-store",
+    "file",
+    "grant",
+    "key",
+    "key import",
+    "key rotation",
+    "policy",
+    "store",
+    "tag",
+];
 
 #[test]
 fn every_command_in_the_readme_exists() {
@@ -27,14 +38,15 @@ fn every_command_in_the_readme_exists() {
 }
 
 #[test]
-fn every_command_in_the_page_about_backups_exists() {
-    let page = fs::read_to_string(root().join("docs/BACKUP.md")).unwrap();
-    let commands = commands(&page);
-    assert!(commands.len() >= 6, "{commands:?}");
-    for (command, options) in commands {
-        let help = help(&command);
-        for option in options {
-            assert!(help.contains(&option), "'kmsfs {command}' has no {option}");
+fn every_command_in_the_pages_about_backups_and_keys_exists() {
+    for page in ["docs/BACKUP.md", "docs/KEYS.md"] {
+        let commands = commands(&fs::read_to_string(root().join(page)).unwrap());
+        assert!(commands.len() >= 6, "{page}: {commands:?}");
+        for (command, options) in commands {
+            let help = help(&command);
+            for option in options {
+                assert!(help.contains(&option), "'kmsfs {command}' has no {option}");
+            }
         }
     }
 }
@@ -106,6 +118,8 @@ fn the_exit_codes_in_the_help_are_those_of_the_program() {
 fn commands(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let shown = text.lines().filter_map(|line| line.strip_prefix("$ "));
+    let scripts = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let shown = shown.chain(scripts.flat_map(str::lines));
     let named = text.split('`').skip(1).step_by(2).filter(|span| !span.contains('\n'));
     for line in shown.chain(named) {
         let Some(arguments) = line.strip_prefix("kmsfs ") else { continue };
@@ -114,7 +128,7 @@ fn commands(text: &str) -> BTreeMap<String, BTreeSet<String>> {
         if command.starts_with('-') {
             continue;
         }
-        if GROUPS.contains(&command.as_str()) {
+        while GROUPS.contains(&command.as_str()) {
             command = format!("{command} {}", words.next().unwrap());
         }
         let options = words.filter(|word| word.starts_with('-')).map(str::to_owned);

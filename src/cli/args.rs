@@ -7,9 +7,10 @@ use clap::{Args, Parser, Subcommand};
 
 use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
 use super::access_key::AccessKeyCommand;
+use super::alias::AliasCommand;
 use super::audit_args::{AuditCommand, AuditMode};
 use super::custom_key_store::CustomKeyStoreCommand;
-use super::key_args::{CreateKey, ImportCommand, KeyFormat, RotationCommand};
+use super::key_args::KeyCommand;
 use super::key_store::DEFAULT_ALIAS;
 use super::serve::Serve;
 use super::settings::idle_timeout;
@@ -95,6 +96,11 @@ pub(super) enum Command {
     /// A KEY is named by its id, its ARN or alias/NAME.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Give names to master keys
+    ///
+    /// Wherever a KEY is wanted, alias/NAME will do.
+    #[command(subcommand)]
+    Alias(AliasCommand),
     /// Say who may do what with a key, and ask why
     ///
     /// A policy is a JSON document as AWS KMS has them. Without one of its own, a key is for the owner
@@ -281,72 +287,6 @@ pub(super) struct Rewrap {
     pub(super) rate: Option<u32>,
 }
 
-/// What to do with keys.
-#[derive(Debug, Subcommand)]
-pub(super) enum KeyCommand {
-    /// Create a master key and print its id
-    Create(CreateKey),
-    /// List all master keys
-    List,
-    /// Show everything about a master key
-    Describe {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Make a disabled master key usable again; its files are readable at once
-    Enable {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Make a master key unusable; its files are unreadable at once, open ones included
-    ///
-    /// Data that programs have written is brought to disk first. Files can still be listed, renamed
-    /// and removed.
-    Disable {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Give a master key new material for files that are created from now on
-    ///
-    /// Existing files stay readable: older versions of the material are kept.
-    Rotate {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Rotate a master key by the clock
-    #[command(subcommand)]
-    Rotation(RotationCommand),
-    /// Import the material of a master key of origin EXTERNAL
-    #[command(subcommand)]
-    Import(ImportCommand),
-    /// Delete a key's imported material; its files are unreadable at once, until it is imported again
-    DeleteMaterial {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Print the public half of an asymmetric key
-    PublicKey {
-        /// Id, ARN or alias/NAME
-        key: String,
-        /// How to write it
-        #[arg(long, value_enum, default_value = "pem")]
-        format: KeyFormat,
-        /// Write it to FILE
-        #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
-    /// Choose the master key for new files below a directory of a mount
-    ///
-    /// Existing files keep their key. Subdirectories follow, unless they were assigned a key of their
-    /// own. On the mount point itself it chooses the volume's default.
-    Assign {
-        /// Id, ARN or alias/NAME
-        key: String,
-        /// A directory in a mount
-        directory: PathBuf,
-    },
-}
-
 /// What to do with files.
 #[derive(Debug, Subcommand)]
 pub(super) enum FileCommand {
@@ -475,7 +415,8 @@ Exit codes:
   31  restoring would lose key versions
   32  something is wrong with the audit log
   33  files could not be wrapped as wanted; they are named
-  34  ended by a signal; the same command goes on";
+  34  ended by a signal; the same command goes on
+  35  it was not confirmed, so nothing was changed";
 
 #[cfg(test)]
 mod tests {

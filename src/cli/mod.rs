@@ -2,10 +2,12 @@
 
 mod access_args;
 mod access_key;
+mod alias;
 mod args;
 mod audit;
 mod audit_args;
 mod bench;
+mod consequences;
 mod custom_key_store;
 mod dead_mount;
 mod exit;
@@ -17,6 +19,7 @@ mod key;
 mod key_args;
 mod key_import;
 mod key_rotation;
+mod key_show;
 mod key_store;
 mod log;
 mod mount;
@@ -40,8 +43,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, Command, FileCommand, KeyCommand};
+use args::{Arguments, Command, FileCommand};
 use exit::{CliError, CliResult, Code};
+use key_args::KeyCommand;
 use output::Output;
 
 use crate::sys::process;
@@ -113,19 +117,29 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
         Command::Umount(umount) => volume::umount(&umount),
         Command::Key(command) => match command {
             KeyCommand::Create(create) => key::create(global, &create, output),
-            KeyCommand::List => key::list(global, output),
-            KeyCommand::Describe { key } => key::describe(global, &key, output),
+            KeyCommand::List => key_show::list(global, output),
+            KeyCommand::Describe { key } => key_show::describe(global, &key, output),
+            KeyCommand::UpdateDescription { key, description } => {
+                key::update_description(global, &key, &description, output)
+            }
             KeyCommand::Enable { key } => key::enable(global, &key, output),
-            KeyCommand::Disable { key } => key::disable(global, &key, output),
+            KeyCommand::Disable { key, confirmation } => key::disable(global, &key, &confirmation, output),
+            KeyCommand::ScheduleDeletion { key, pending_window_in_days, confirmation } => {
+                key::schedule_deletion(global, &key, pending_window_in_days, &confirmation, output)
+            }
+            KeyCommand::CancelDeletion { key } => key::cancel_deletion(global, &key, output),
             KeyCommand::Rotate { key } => key::rotate(global, &key, output),
             KeyCommand::Rotation(command) => key_rotation::run(global, &command, output),
             KeyCommand::Import(command) => key_import::run(global, &command, output),
-            KeyCommand::DeleteMaterial { key } => key_import::delete_material(global, &key, output),
+            KeyCommand::DeleteMaterial { key, confirmation } => {
+                key_import::delete_material(global, &key, &confirmation, output)
+            }
             KeyCommand::PublicKey { key, format, output: file } => {
                 key_import::public_key(global, &key, format, file.as_deref(), output)
             }
             KeyCommand::Assign { key, directory } => file::assign(&key, &directory, output),
         },
+        Command::Alias(command) => alias::run(global, &command, output),
         Command::Policy(command) => policy::run(global, &command, output),
         Command::Grant(command) => grant::run(global, &command, output),
         Command::Tag(command) => tag::run(global, &command, output),

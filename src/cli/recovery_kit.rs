@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::args::Global;
 use super::exit::{CliError, CliResult, Code};
-use super::key;
+use super::key_show;
 use super::key_store::KeyStore;
 use super::output::{Output, fields, table};
 use super::secret::{Purpose, secret};
@@ -31,7 +31,7 @@ struct Kit {
     machine: String,
     #[serde(flatten)]
     store: StoreInfo,
-    all_keys: Vec<key::Described>,
+    all_keys: Vec<key_show::Listed>,
     volumes: Vec<Volume>,
     /// The new recovery key, in its lines. On its way to the terminal, so no more secret than that.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,7 +64,7 @@ pub(super) fn print(global: &Global, arguments: &RecoveryKit, output: &Output) -
         made: Timestamp::now().to_string(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         machine: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
-        all_keys: key::all(&store)?,
+        all_keys: key_show::all(&store)?,
         volumes: volumes(&store, &info)?,
         store: info,
         recovery_key,
@@ -120,12 +120,12 @@ fn lines(kit: &Kit) -> Vec<String> {
         lines.extend(key.iter().map(|line| format!("    {line}")));
     }
     lines.extend(["", "MASTER KEYS", ""].map(str::to_owned));
-    let row = |k: &key::Described| {
+    let row = |listed: &key_show::Listed| {
         vec![
-            k.key.key_id.to_string(),
-            k.key.key_state.to_string(),
-            k.key.current_key_material_version.to_string(),
-            k.aliases.join(" "),
+            listed.id(),
+            listed.show(|key| key.key_state.to_string()),
+            listed.show(|key| key.current_key_material_version.to_string()),
+            listed.aliases(),
         ]
     };
     lines.extend(table(

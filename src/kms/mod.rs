@@ -37,7 +37,7 @@ pub use named::UnknownName;
 pub use schedule::Costs;
 pub use service::{AccessKey, Caller, DataKey, Remote, Service, UnwrappedDataKey};
 pub use spec::{KeySpec, KeyUsage, Origin};
-pub use state::{KeyManager, KeyState, Operation};
+pub use state::{KeyManager, KeyState, Operation, check as check_state};
 pub use store::{
     Disk, MIN_KEY_FILE, NotARecoveryKey, Restored, SlotInfo, SlotKind, StoreError, StoreOptions, SystemDisk,
     UnlockSecret, new_recovery_key, parse_recovery_key, restore, store_exists,

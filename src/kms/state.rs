@@ -211,7 +211,10 @@ impl Operation {
 }
 
 /// The refusal of [`Operation::allowed_in`] in words.
-pub(super) fn check(operation: Operation, arn: &str, state: KeyState) -> Result<(), KmsError> {
+///
+/// # Errors
+/// As there.
+pub fn check(operation: Operation, arn: &str, state: KeyState) -> Result<(), KmsError> {
     operation.allowed_in(state).map_err(|kind| {
         let message = match kind {
             ErrorKind::Disabled => format!("{arn} is disabled."),

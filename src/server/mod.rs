@@ -36,8 +36,8 @@ const MAX_OF_ONE_USER: usize = 32;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long the whole of a frame may take once it has begun, and one write of an answer.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often due deletions are looked for.
-const TICK: Duration = Duration::from_secs(10);
+/// How often it is looked whether the clock takes a key away: open files follow within a second.
+const TICK: Duration = Duration::from_millis(500);
 /// How long ending waits for calls under way: longer than a state change takes.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a thread may take from leaving the list to its end.

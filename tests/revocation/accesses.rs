@@ -9,14 +9,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use kmsfs::provider::SocketClient;
+use jiff::{SignedDuration, Timestamp};
 use rustix::fs::FallocateFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::pipe::SpliceFlags;
-use serde_json::json;
 
 use crate::common::child::{self, Child, Role};
-use crate::common::{RaiseOnDrop, World};
+use crate::common::{RaiseOnDrop, Ran, World};
 
 const LEN: usize = 40_000;
 /// `O_DIRECT` wants aligned memory and lengths.
@@ -38,31 +37,62 @@ const FAULT: Seen = Seen::Signal(libc::SIGBUS);
 enum Way {
     Disable,
     ScheduleDeletion,
+    DeleteMaterial,
+    Expire,
 }
 
 impl Way {
-    const ALL: [Self; 2] = [Self::Disable, Self::ScheduleDeletion];
+    const ALL: [Self; 4] = [Self::Disable, Self::ScheduleDeletion, Self::DeleteMaterial, Self::Expire];
 
-    fn go(self, world: &World, key: &str) {
+    /// What calls fail with afterwards.
+    fn errno(self) -> i32 {
         match self {
-            Self::Disable => drop(world.run(&["key", "disable", key])),
-            Self::ScheduleDeletion => {
-                call(world, "ScheduleKeyDeletion", &json!({ "KeyId": key, "PendingWindowInDays": 7 }));
+            Self::Disable | Self::ScheduleDeletion => libc::EKEYREVOKED,
+            Self::DeleteMaterial | Self::Expire => libc::EKEYEXPIRED,
+        }
+    }
+
+    fn go(self, world: &World, key: &str, dir: &Path) {
+        match self {
+            Self::Disable => _ = world.run(&["key", "disable", key, "--yes"]),
+            Self::ScheduleDeletion => _ = world.run(&["key", "schedule-deletion", key, "--yes"]),
+            Self::DeleteMaterial => _ = world.run(&["key", "delete-material", key, "--yes"]),
+            Self::Expire => {
+                // Making the key that the material is wrapped with takes a busy machine its time.
+                let imported = [2, 10, 50].into_iter().any(|seconds| {
+                    let soon = Timestamp::now() + SignedDuration::from_secs(seconds);
+                    try_import(world, &["--expires", &soon.to_string()]).code == 0
+                });
+                assert!(imported);
+                // Nobody calls the service: its own clock takes the key away.
+                let file = open(&dir.join("writing"));
+                crate::common::wait_until("the material has expired", || {
+                    seen(file.read_exact_at(&mut [0; 1], 0)) == Seen::Fails(self.errno())
+                });
             }
         }
     }
 
     fn come_back(self, world: &World, key: &str) {
-        if let Self::ScheduleDeletion = self {
-            call(world, "CancelKeyDeletion", &json!({ "KeyId": key }));
+        match self {
+            Self::Disable => {}
+            Self::ScheduleDeletion => _ = world.run(&["key", "cancel-deletion", key]),
+            Self::DeleteMaterial | Self::Expire => return import(world, &[]),
         }
         world.run(&["key", "enable", key]);
     }
 }
 
-fn call(world: &World, operation: &str, body: &serde_json::Value) {
-    let client = SocketClient::new(&world.path("keys"));
-    client.call(&format!("TrentService.{operation}"), body).unwrap();
+fn import(world: &World, options: &[&str]) {
+    assert_eq!(try_import(world, options).code, 0);
+}
+
+/// Imports the material of `alias/secret`, which is the same each time.
+fn try_import(world: &World, options: &[&str]) -> Ran {
+    let material = world.path("material");
+    fs::write(&material, [0x5a; 32]).unwrap();
+    let file = material.to_str().unwrap();
+    world.try_run(&[&["key", "import", "file", "alias/secret", file], options].concat())
 }
 
 /// A use of a file that began before the key goes.
@@ -262,7 +292,11 @@ fn use_beside(dir: &Path, done: &AtomicBool, rounds: &AtomicU64) {
 
 #[test]
 fn every_use_of_a_file_ends_with_its_key_and_no_other_is_disturbed() {
-    let Some((world, mount)) = super::two_keys("every_use_of_a_file_ends_with_its_key") else { return };
+    let created = super::two_keys_with("every_use_of_a_file_ends_with_its_key", |world| {
+        world.run(&["key", "create", "--alias", "secret", "--origin", "EXTERNAL"]);
+        import(world, &[]);
+    });
+    let Some((world, mount)) = created else { return };
     let dir = mount.join("secret");
     // A directory of mixed keys.
     fs::write(dir.join("beside"), vec![1; 30_000]).unwrap();
@@ -278,13 +312,14 @@ fn every_use_of_a_file_ends_with_its_key_and_no_other_is_disturbed() {
         for way in Way::ALL {
             let begun = uses(&dir, &dir.join("copy"));
             let before = rounds.load(Ordering::SeqCst);
-            way.go(&world, &key);
+            way.go(&world, &key, &dir);
             let wrong: Vec<String> = begun
                 .into_iter()
                 .filter_map(|begun| {
                     let seen = (begun.go_on)();
-                    let what = begun.what;
-                    (seen != begun.expected).then(|| format!("{what}: {seen:?}, not {:?}", begun.expected))
+                    let (what, revoked) = (begun.what, begun.expected == REVOKED);
+                    let expected = if revoked { Seen::Fails(way.errno()) } else { begun.expected };
+                    (seen != expected).then(|| format!("{what}: {seen:?}, not {expected:?}"))
                 })
                 .collect();
             assert!(wrong.is_empty(), "{way:?}: {wrong:#?}");

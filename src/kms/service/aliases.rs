@@ -14,7 +14,7 @@ use crate::kms::api::{
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::AliasName;
 use crate::kms::state::{KeyManager, Operation};
-use crate::kms::store::{AliasRecord, Change, Record, RecordName};
+use crate::kms::store::{AliasRecord, Change, KeyRecord, Record, RecordName};
 
 const MAX_ALIASES_PER_KEY: usize = 50;
 
@@ -45,10 +45,12 @@ impl Service {
         })
     }
 
-    /// UpdateAlias: gives an alias to another key.
+    /// UpdateAlias: gives an alias to another key. Whoever does it needs the permission for both
+    /// keys, and the two must be of one kind, for programs that use the alias rely on that.
     ///
     /// # Errors
-    /// As [`Service::create_alias`]; NotFound when there is no such alias.
+    /// As [`Service::create_alias`]; NotFound when there is no such alias, Validation for a key of
+    /// another kind.
     pub fn update_alias(&self, caller: &Caller, request: &AliasRequest) -> Result<Empty, KmsError> {
         self.run(caller, Operation::UpdateAlias, request, |call| {
             let alias = own_alias(&request.alias_name)?;
@@ -56,7 +58,11 @@ impl Service {
             let record = {
                 let book = self.book.read();
                 let old = book.aliases.get(&alias).ok_or_else(|| self.no_alias(&alias))?;
+                let source = book.by_id(&old.target, self.realm())?;
+                call.comes_to(source);
+                self.permit(call, Some(source), call.operation.name())?;
                 let target = self.alias_target(call, &book, &request.target_key_id)?;
+                check_same_kind(&alias, &source.record, &target.record)?;
                 if target.record.id != old.target {
                     self.check_count(target)?;
                 }
@@ -180,6 +186,18 @@ impl Service {
         let arn = self.realm().alias_arn(alias);
         KmsError::new(ErrorKind::NotFound, format!("Alias {arn} is not found."))
     }
+}
+
+/// Whether one key can take the other's place behind an alias.
+fn check_same_kind(alias: &AliasName, old: &KeyRecord, new: &KeyRecord) -> Result<(), KmsError> {
+    let kind = |record: &KeyRecord| (record.usage, record.spec.is_asymmetric());
+    if kind(old) == kind(new) {
+        return Ok(());
+    }
+    Err(KmsError::validation(format!(
+        "{alias} names a {} key for {} and cannot be given to a {} key for {}",
+        old.spec, old.usage, new.spec, new.usage
+    )))
 }
 
 /// An alias that a caller may make, move and remove.

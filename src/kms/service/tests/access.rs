@@ -54,6 +54,23 @@ fn kind<T: std::fmt::Debug>(result: Result<T, KmsError>) -> ErrorKind {
 }
 
 #[test]
+fn an_alias_is_moved_by_whom_both_keys_allow_it() {
+    let world = World::new();
+    let (a, b) = (world.key(), world.key());
+    world.service().create_alias(&world.caller, &alias("alias/x", &a)).unwrap();
+    let alice = user(ALICE);
+    let moved =
+        || world.call_as(&alice, "UpdateAlias", json!({ "AliasName": "alias/x", "TargetKeyId": b.arn }));
+    world.put(&b, &allow(ALICE, r#""kms:UpdateAlias""#));
+    assert_eq!(kind(moved()), ErrorKind::AccessDenied, "it is another key's");
+    world.put(&a, &allow(ALICE, r#""kms:UpdateAlias""#));
+    assert!(moved().is_ok());
+    world.put(&b, &with(r#""Effect": "Deny", "Principal": "*", "Action": "kms:UpdateAlias""#));
+    let back = world.call_as(&alice, "UpdateAlias", json!({ "AliasName": "alias/x", "TargetKeyId": a.arn }));
+    assert_eq!(kind(back), ErrorKind::AccessDenied);
+}
+
+#[test]
 fn a_user_may_do_nothing_until_the_policy_says_so() {
     let mut world = World::new();
     let key = world.key();

@@ -281,6 +281,22 @@ fn aliases_are_made_moved_listed_and_removed() {
         assert_eq!(error.kind(), ErrorKind::InvalidAliasName, "{reserved}");
     }
     service.update_alias(&world.caller, &alias("alias/x", &b)).unwrap();
+    // Only a key of the same kind takes another's place.
+    let kinds = [
+        ("HMAC_256", "GENERATE_VERIFY_MAC"),
+        ("ECC_NIST_P256", "SIGN_VERIFY"),
+        ("RSA_2048", "ENCRYPT_DECRYPT"),
+    ];
+    for (spec, usage) in kinds {
+        let request = CreateKeyRequest {
+            key_spec: Some(spec.to_owned()),
+            key_usage: Some(usage.to_owned()),
+            ..CreateKeyRequest::default()
+        };
+        let other = service.create_key(&world.caller, &request).unwrap();
+        let error = service.update_alias(&world.caller, &alias("alias/x", &other)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Validation, "{spec}");
+    }
     drop(service);
     world.reopen();
     let service = world.service();

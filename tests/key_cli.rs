@@ -1,0 +1,19 @@
+//! Every command of `kmsfs key`, `alias` and `tag`, run for real: its table, its JSON, its refusals.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
+#[path = "key_cli/commands.rs"]
+mod commands;
+mod common;
+#[path = "key_cli/confirmation.rs"]
+mod confirmation;
+#[path = "clients/serving.rs"]
+mod serving;
+
+use common::World;
+use serde_json::Value;
+
+const KEY_STATE: i32 = 20;
+
+fn state(world: &World, key: &str) -> Value {
+    world.json(&["key", "describe", key])["KeyState"].clone()
+}
