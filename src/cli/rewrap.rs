@@ -118,7 +118,8 @@ impl Reached {
             }
             error => error.into(),
         })?;
-        let (tree, top) = Unmounted::new(Fs::new(volume, provider, &path, descriptors)?, &path);
+        let (tree, top) = Unmounted::new(Fs::new(volume, provider, &path, descriptors)?, &path)
+            .map_err(|e| CliError::io(&path, &e))?;
         Ok(Self::Unmounted(Box::new(tree), top))
     }
 

@@ -18,6 +18,7 @@ mod oaep;
 mod pairs;
 mod permit;
 mod policies;
+mod retirement;
 mod rotation;
 mod signing;
 mod simulate;
@@ -25,6 +26,7 @@ mod tags;
 mod transition;
 mod upkeep;
 mod usage;
+mod volumes;
 
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,7 @@ pub use error::StoreError;
 pub(super) use ledger::{Accompanied, Pending};
 pub(super) use record::{
     AccessKeyRecord, AliasRecord, Deletion, GrantRecord, ImportRecord, KeyRecord, LastUse, Record,
-    RecordName, RotationRecord, VersionCause, VersionRecord,
+    RecordName, RotationRecord, VersionCause, VersionRecord, VolumeRecord, WrappedRecord,
 };
 pub use recovery::{NotARecoveryKey, new_recovery_key, parse_recovery_key};
 pub use restore::{Restored, restore};

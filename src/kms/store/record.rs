@@ -28,6 +28,7 @@ pub(in crate::kms) enum Record {
     GrantV1(GrantRecord),
     AccessKeyV1(AccessKeyRecord),
     ImportV1(ImportRecord),
+    VolumeV1(VolumeRecord),
 }
 
 /// A master key, without its material.
@@ -85,7 +86,8 @@ pub(in crate::kms) struct VersionRecord {
     #[serde(with = "millis")]
     pub(in crate::kms) created: Timestamp,
     pub(in crate::kms) cause: VersionCause,
-    /// Whether the store has the material. Imported material can be deleted and come back.
+    /// Whether the store has the material. Imported material can be deleted and come back; of another
+    /// key, a version without it was retired.
     pub(in crate::kms) present: bool,
     /// When imported material goes by itself, in milliseconds since 1970.
     pub(in crate::kms) expires: Option<i64>,
@@ -143,6 +145,31 @@ pub(in crate::kms) struct ImportRecord {
     pub(in crate::kms) valid_to: Timestamp,
 }
 
+/// A volume that uses the store, as it was when it was last heard of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct VolumeRecord {
+    pub(in crate::kms) id: String,
+    pub(in crate::kms) path: String,
+    #[serde(with = "millis")]
+    pub(in crate::kms) seen: Timestamp,
+    /// Somebody had it open for writing then.
+    pub(in crate::kms) open: bool,
+    /// It counts no more, until it is opened again.
+    pub(in crate::kms) forgotten: bool,
+    /// Every file of it is in `wrapped`.
+    pub(in crate::kms) certain: bool,
+    pub(in crate::kms) wrapped: Vec<WrappedRecord>,
+}
+
+/// What one version of a key wraps in a volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct WrappedRecord {
+    pub(in crate::kms) key_arn: String,
+    pub(in crate::kms) key_version: u32,
+    pub(in crate::kms) files: u64,
+    pub(in crate::kms) bytes: u64,
+}
+
 /// A second name for a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::kms) struct AliasRecord {
@@ -164,6 +191,7 @@ impl Record {
             Self::GrantV1(grant) => RecordName::Grant(&grant.id),
             Self::AccessKeyV1(key) => RecordName::AccessKey(&key.id),
             Self::ImportV1(import) => RecordName::Import(&import.token),
+            Self::VolumeV1(volume) => RecordName::Volume(&volume.id),
         }
     }
 
@@ -193,6 +221,7 @@ pub(in crate::kms) enum RecordName<'a> {
     AccessKey(&'a str),
     /// By its token.
     Import(&'a [u8; 32]),
+    Volume(&'a str),
 }
 
 impl RecordName<'_> {
@@ -203,6 +232,7 @@ impl RecordName<'_> {
             Self::Grant(id) => [b"grant\0".as_slice(), id].concat(),
             Self::AccessKey(id) => [b"access key\0", id.as_bytes()].concat(),
             Self::Import(token) => [b"import\0".as_slice(), token].concat(),
+            Self::Volume(id) => [b"volume\0", id.as_bytes()].concat(),
         }
     }
 }
@@ -355,7 +385,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..7) {
+        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..8) {
             bytes.insert(0, kind);
             if let Ok(record) = Record::decode(&bytes) {
                 prop_assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);

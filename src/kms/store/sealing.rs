@@ -8,6 +8,7 @@ use super::error::StoreError;
 use super::image::{BACKUP, Edit, Image, Place};
 use super::record::{
     self, AccessKeyRecord, AliasRecord, GrantRecord, ImportRecord, KeyRecord, Record, RecordName,
+    VolumeRecord,
 };
 use crate::crypto::kdf::DIGEST_LEN;
 use crate::crypto::wrap::{open_into, seal_into};
@@ -37,6 +38,7 @@ pub(in crate::kms) struct Contents {
     pub(in crate::kms) grants: Vec<GrantRecord>,
     pub(in crate::kms) access_keys: Vec<AccessKeyRecord>,
     pub(in crate::kms) imports: Vec<ImportRecord>,
+    pub(in crate::kms) volumes: Vec<VolumeRecord>,
 }
 
 /// One step of a commit.
@@ -134,6 +136,7 @@ impl Sealing {
                 Record::GrantV1(record) => contents.grants.push(record),
                 Record::AccessKeyV1(record) => contents.access_keys.push(record),
                 Record::ImportV1(record) => contents.imports.push(record),
+                Record::VolumeV1(record) => contents.volumes.push(record),
             }
         }
         for (record, material) in &mut contents.keys {

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Place, Tree, Visit};
 use crate::fs::{FileKind, Fs, FsError, KEY_XATTR, ROOT_INO, Requester, WRAP_XATTR, Wrapping};
@@ -12,14 +12,21 @@ use crate::fs::{FileKind, Fs, FsError, KEY_XATTR, ROOT_INO, Requester, WRAP_XATT
 pub struct Unmounted {
     fs: Fs,
     by: Requester,
+    volume: PathBuf,
 }
 
 impl Unmounted {
-    /// A volume that this process has open, and its root, shown as `path`.
-    pub fn new(fs: Fs, path: &Path) -> (Self, Place) {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    /// The volume in `path`, which this process has open, and its root.
+    ///
+    /// # Errors
+    /// Those of the key service, which is told; the volume is let go of then.
+    pub fn new(fs: Fs, path: &Path) -> io::Result<(Self, Place)> {
+        if let Err(error) = fs.announce(path) {
+            let _ = fs.shut_down();
+            return Err(into_io(error));
+        }
         let root = Place { path: path.to_owned(), ino: ROOT_INO, kind: FileKind::Directory };
-        (Self { fs, by: Requester { uid, gid, pid: std::process::id() } }, root)
+        Ok((Self { fs, by: Requester::own(), volume: path.to_owned() }, root))
     }
 
     /// Makes everything durable and lets go of the volume.
@@ -27,7 +34,9 @@ impl Unmounted {
     /// # Errors
     /// When something may not be durable.
     pub fn close(self) -> io::Result<()> {
-        self.fs.shut_down().map_err(into_io)
+        self.fs.shut_down().map_err(into_io)?;
+        self.fs.take_leave(&self.volume);
+        Ok(())
     }
 
     fn set(&self, place: &Place, name: &str, value: &str) -> io::Result<()> {
