@@ -26,7 +26,7 @@ fn calls_are_shown_searched_exported_and_verified() {
     let world = World::bare();
     world.try_run(&["init", "volume"]).ok();
     let key = world.try_run(&["key", "create", "--alias", "photos"]).ok().stdout.trim().to_owned();
-    world.try_run(&["key", "disable", "alias/photos"]).ok();
+    world.try_run(&["key", "disable", "alias/photos", "--yes"]).ok();
     world.try_run(&["key", "describe", "alias/none"]);
 
     let all = names(&world.json(&["audit", "query"]));

@@ -221,7 +221,7 @@ fn a_taken_or_bad_alias_is_refused_and_makes_no_key() {
 #[test]
 fn a_disabled_key_is_not_rotated() {
     let world = World::with_volume();
-    world.try_run(&["key", "disable", "alias/default"]).ok();
+    world.try_run(&["key", "disable", "alias/default", "--yes"]).ok();
     refused(&world, &["key", "rotate", "alias/default"], 20, &["is disabled; enable the key"]);
     if can_mount("a_disabled_key_is_not_rotated") {
         world.mount("volume", &[]);
@@ -490,7 +490,7 @@ fn every_result_is_json_where_asked_for() {
     assert_eq!(json(&["key", "create", "--alias", "photos"])["KeyState"], "Enabled");
     assert_eq!(json(&["key", "list"]).as_array().unwrap().len(), 2);
     assert_eq!(json(&["key", "describe", "alias/photos"])["Aliases"][0], "alias/photos");
-    json(&["key", "disable", "alias/photos"]);
+    json(&["key", "disable", "alias/photos", "--yes"]);
     json(&["key", "enable", "alias/photos"]);
     assert_eq!(json(&["key", "rotate", "alias/photos"])["CurrentKeyMaterialVersion"], 2);
     assert!(json(&["bench", "--seconds", "0.01", "--chunk", "4"]).is_array());
@@ -505,7 +505,7 @@ fn every_result_is_json_where_asked_for() {
         assert_eq!(info.as_array().unwrap().len(), 3);
         let status = json(&["status"]);
         assert_eq!(status["Service"]["Mounts"][0]["Mountpoint"], world.path("volume.mnt").to_str().unwrap());
-        json(&["key", "disable", "alias/photos"]);
+        json(&["key", "disable", "alias/photos", "--yes"]);
         assert_eq!(json(&["file", "info", "volume.mnt/dir/file"])[0]["size"], 1);
         world.umount(&world.path("volume.mnt"));
     }

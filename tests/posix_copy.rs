@@ -78,11 +78,11 @@ fn a_copy_has_the_key_of_where_it_lands_and_shares_no_ciphertext() {
         other[4096..].chunks(16).filter(|block| **block != [0; 16] && blocks.contains(block)).count();
     assert_eq!(shared, 0);
 
-    world.run(&["key", "disable", "alias/a"]);
+    world.run(&["key", "disable", "alias/a", "--yes"]);
     assert_eq!(outcome(fs::read(a.join("file"))), Err(libc::EKEYREVOKED));
     assert!(fs::read(b.join("copy")).unwrap() == contents);
     world.run(&["key", "enable", "alias/a"]);
-    world.run(&["key", "disable", "alias/b"]);
+    world.run(&["key", "disable", "alias/b", "--yes"]);
     assert!(fs::read(a.join("file")).unwrap() == contents);
     assert_eq!(outcome(fs::copy(a.join("file"), b.join("copy"))), Err(libc::EKEYREVOKED));
 }

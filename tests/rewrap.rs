@@ -212,7 +212,7 @@ fn files_that_cannot_be_rewrapped_are_named_and_the_rest_is_done() {
     for key in ["alias/a", "alias/b"] {
         world.run(&["key", "rotate", key]);
     }
-    world.run(&["key", "disable", "alias/a"]);
+    world.run(&["key", "disable", "alias/a", "--yes"]);
     let ran = world.try_run(&["rewrap", text(&mount)]);
     assert_eq!(ran.code, LEFT, "{ran:?}");
     assert!(ran.stdout.contains("a/1: Key has been revoked"), "{}", ran.stdout);
@@ -259,12 +259,12 @@ fn a_file_under_another_key_follows_that_one_from_then_on() {
     world.run(&["file", "set-key", "alias/b", text(&moved)]);
     assert_eq!(wrapped_by(&world, &moved), (arn(&world, "b"), 1));
 
-    world.run(&["key", "disable", "alias/a"]);
+    world.run(&["key", "disable", "alias/a", "--yes"]);
     assert_eq!(errno(fs::read(&stays)), libc::EKEYREVOKED);
     held.write_all_at(b"C", 0).unwrap();
     assert_eq!(fs::read(&moved).unwrap(), b"Contents", "it is no longer under the first key");
     world.run(&["key", "enable", "alias/a"]);
-    world.run(&["key", "disable", "alias/b"]);
+    world.run(&["key", "disable", "alias/b", "--yes"]);
     assert_eq!(errno(held.read_at(&mut [0; 8], 0)), libc::EKEYREVOKED, "the open file went with the second");
     assert_eq!(errno(fs::read(&moved)), libc::EKEYREVOKED);
     assert_eq!(fs::read(&stays).unwrap(), b"contents");

@@ -182,7 +182,7 @@ fn new_material_is_in_the_kept_backup_before_it_is_used() {
         ran.fails(29, &["disk/backup", "could not be written", "nothing was changed", "--no-auto"]);
     }
     // What takes a key away does not wait for a disk.
-    world.run(&["key", "disable", "alias/a"]);
+    world.run(&["key", "disable", "alias/a", "--yes"]);
     world.try_run(&["store", "check"]).fails(1, &["disk/backup"]);
     fs::rename(world.path("away"), world.path("disk")).unwrap();
     assert!(world.json(&["store", "info"])["BackupBehind"].as_str().unwrap().contains("latest"));

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use super::access_args::{GrantCommand, PolicyCommand, TagCommand};
 use super::access_key::AccessKeyCommand;
 use super::audit_args::{AuditCommand, AuditMode};
-use super::key_args::{CreateKey, ImportCommand, KeyFormat, RotationCommand};
+use super::key_args::KeyCommand;
 use super::key_store::DEFAULT_ALIAS;
 use super::serve::Serve;
 use super::settings::idle_timeout;
@@ -275,72 +275,6 @@ pub(super) struct Rewrap {
     pub(super) rate: Option<u32>,
 }
 
-/// What to do with keys.
-#[derive(Debug, Subcommand)]
-pub(super) enum KeyCommand {
-    /// Create a master key and print its id
-    Create(CreateKey),
-    /// List all master keys
-    List,
-    /// Show everything about a master key
-    Describe {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Make a disabled master key usable again; its files are readable at once
-    Enable {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Make a master key unusable; its files are unreadable at once, open ones included
-    ///
-    /// Data that programs have written is brought to disk first. Files can still be listed, renamed
-    /// and removed.
-    Disable {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Give a master key new material for files that are created from now on
-    ///
-    /// Existing files stay readable: older versions of the material are kept.
-    Rotate {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Rotate a master key by the clock
-    #[command(subcommand)]
-    Rotation(RotationCommand),
-    /// Import the material of a master key of origin EXTERNAL
-    #[command(subcommand)]
-    Import(ImportCommand),
-    /// Delete a key's imported material; its files are unreadable at once, until it is imported again
-    DeleteMaterial {
-        /// Id, ARN or alias/NAME
-        key: String,
-    },
-    /// Print the public half of an asymmetric key
-    PublicKey {
-        /// Id, ARN or alias/NAME
-        key: String,
-        /// How to write it
-        #[arg(long, value_enum, default_value = "pem")]
-        format: KeyFormat,
-        /// Write it to FILE
-        #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
-    /// Choose the master key for new files below a directory of a mount
-    ///
-    /// Existing files keep their key. Subdirectories follow, unless they were assigned a key of their
-    /// own. On the mount point itself it chooses the volume's default.
-    Assign {
-        /// Id, ARN or alias/NAME
-        key: String,
-        /// A directory in a mount
-        directory: PathBuf,
-    },
-}
-
 /// What to do with files.
 #[derive(Debug, Subcommand)]
 pub(super) enum FileCommand {
@@ -469,7 +403,8 @@ Exit codes:
   31  restoring would lose key versions
   32  something is wrong with the audit log
   33  files could not be wrapped as wanted; they are named
-  34  ended by a signal; the same command goes on";
+  34  ended by a signal; the same command goes on
+  35  it was not confirmed, so nothing was changed";
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,8 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 use crate::format::FormatError;
 use crate::fs::{FsError, VolumeError};
 use crate::kms::{ErrorKind, KmsError, Reason, StoreError};
@@ -42,6 +44,7 @@ pub(super) enum Code {
     AuditLog = 32,
     Left = 33,
     Interrupted = 34,
+    NotConfirmed = 35,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.
@@ -49,6 +52,8 @@ pub(super) enum Code {
 pub(super) struct CliError {
     code: u8,
     message: String,
+    /// What a program gets beside the message.
+    details: Option<Box<Value>>,
 }
 
 /// Result of a command.
@@ -56,12 +61,18 @@ pub(super) type CliResult<T> = Result<T, CliError>;
 
 impl CliError {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code: code as u8, message: message.into() }
+        Self::relayed(code as u8, message.into())
     }
 
     /// An error that another process of this program reported.
     pub(super) fn relayed(code: u8, message: String) -> Self {
-        Self { code, message }
+        Self { code, message, details: None }
+    }
+
+    /// This error, with members for the JSON object that a program gets.
+    pub(super) fn with(mut self, details: Value) -> Self {
+        self.details = Some(Box::new(details));
+        self
     }
 
     /// An error of the operating system about a path.
@@ -87,6 +98,17 @@ impl CliError {
 
     pub(super) fn code(&self) -> u8 {
         self.code
+    }
+
+    /// The error for a program.
+    pub(super) fn to_json(&self) -> Value {
+        let mut object = json!({ "error": self.to_string(), "exit_code": self.code });
+        if let (Some(object), Some(Value::Object(details))) =
+            (object.as_object_mut(), self.details.as_deref())
+        {
+            object.extend(details.clone());
+        }
+        object
     }
 }
 

@@ -6,13 +6,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::args::Global;
+use super::consequences::{Consequences, Taken, Taking, confirmed};
 use super::exit::{CliError, CliResult, Code};
-use super::key_args::CreateKey;
+use super::key_args::{Confirmation, CreateKey};
 use super::key_store::KeyStore;
 use super::output::{Output, count, fields, table};
 use crate::kms::api::{
     CreateKeyRequest, KeyLastUsage, KeyLastUsageResponse, KeyRequest, ListAliasesRequest,
-    ListAliasesResponse, ListKeysRequest, ListKeysResponse, StateResponse, Tag,
+    ListAliasesResponse, ListKeysRequest, ListKeysResponse, ScheduleKeyDeletionRequest, StateResponse, Tag,
 };
 use crate::kms::{AliasName, CutReport, KeyMetadata, KeySpec};
 
@@ -100,10 +101,9 @@ pub(super) fn all(store: &KeyStore) -> CliResult<Vec<Described>> {
 pub(super) fn describe(global: &Global, key: &str, output: &Output) -> CliResult<()> {
     let store = KeyStore::open(global)?;
     let key = store.describe(key)?;
-    let aliases = aliases(&store)?.remove(&key.key_id.to_string()).unwrap_or_default();
-    let last: KeyLastUsageResponse =
-        store.call("GetKeyLastUsage", &KeyRequest { key_id: key.key_id.to_string() })?;
-    let last_use = last.key_last_usage;
+    let id = key.key_id.to_string();
+    let aliases = aliases_of(&store, &id)?;
+    let last_use = last_use_of(&store, &id)?;
     output.print(&Described { key, aliases, last_use: Some(last_use) }, |d| {
         let mut lines = vec![
             ("key id", d.key.key_id.to_string()),
@@ -132,11 +132,50 @@ pub(super) fn describe(global: &Global, key: &str, output: &Output) -> CliResult
 }
 
 pub(super) fn enable(global: &Global, key: &str, output: &Output) -> CliResult<()> {
-    change(global, key, "EnableKey", "enabled", output)
+    let store = KeyStore::open(global)?;
+    let id = store.describe(key)?.key_id.to_string();
+    let response: StateResponse = store.call("EnableKey", &KeyRequest { key_id: id.clone() })?;
+    report(response, None, &format!("enabled {id}"), output)
 }
 
-pub(super) fn disable(global: &Global, key: &str, output: &Output) -> CliResult<()> {
-    change(global, key, "DisableKey", "disabled", output)
+pub(super) fn disable(
+    global: &Global,
+    key: &str,
+    confirmation: &Confirmation,
+    output: &Output,
+) -> CliResult<()> {
+    let (store, key, consequences) = confirmed(global, key, Taking::Disable, confirmation.yes, output)?;
+    let request = KeyRequest { key_id: key.key_id.to_string() };
+    let response: StateResponse = store.call("DisableKey", &request)?;
+    report(response, consequences, &format!("disabled {}", key.key_id), output)
+}
+
+pub(super) fn schedule_deletion(
+    global: &Global,
+    key: &str,
+    window_days: u32,
+    confirmation: &Confirmation,
+    output: &Output,
+) -> CliResult<()> {
+    let (store, key, consequences) =
+        confirmed(global, key, Taking::Delete { window_days }, confirmation.yes, output)?;
+    let request = ScheduleKeyDeletionRequest {
+        key_id: key.key_id.to_string(),
+        pending_window_in_days: Some(window_days),
+    };
+    let response: StateResponse = store.call("ScheduleKeyDeletion", &request)?;
+    let date = response.deletion_date.map(|date| date.to_string()).unwrap_or_default();
+    let done =
+        format!("{} will be deleted at {date}; until then 'kmsfs key cancel-deletion' keeps it", key.key_id);
+    report(response, consequences, &done, output)
+}
+
+pub(super) fn cancel_deletion(global: &Global, key: &str, output: &Output) -> CliResult<()> {
+    let store = KeyStore::open(global)?;
+    let id = store.describe(key)?.key_id.to_string();
+    let response: StateResponse = store.call("CancelKeyDeletion", &KeyRequest { key_id: id.clone() })?;
+    let done = format!("{id} will not be deleted; it is now {}", response.key_state);
+    report(response, None, &done, output)
 }
 
 pub(super) fn rotate(global: &Global, key: &str, output: &Output) -> CliResult<()> {
@@ -149,14 +188,16 @@ pub(super) fn rotate(global: &Global, key: &str, output: &Output) -> CliResult<(
     })
 }
 
-/// Changes a key's state and says what that cut off.
-fn change(global: &Global, key: &str, operation: &str, done: &str, output: &Output) -> CliResult<()> {
-    let store = KeyStore::open(global)?;
-    let id = store.describe(key)?.key_id.to_string();
-    let response: StateResponse = store.call(operation, &KeyRequest { key_id: id.clone() })?;
+/// Says what was done to a key's state, and what that cut off.
+fn report(
+    response: StateResponse,
+    consequences: Option<Consequences>,
+    done: &str,
+    output: &Output,
+) -> CliResult<()> {
     let cut = report_cuts(&response.mounts, output);
-    output.print(&response, |_| {
-        let mut lines = vec![format!("{done} {id}")];
+    output.print(&Taken { response: &response, consequences }, |_| {
+        let mut lines = vec![done.to_owned()];
         lines.extend(cut);
         lines
     })
@@ -188,17 +229,37 @@ pub(super) fn report_cuts(mounts: &[CutReport], output: &Output) -> Vec<String> 
 /// Aliases by key id.
 fn aliases(store: &KeyStore) -> CliResult<HashMap<String, Vec<String>>> {
     let mut found: HashMap<String, Vec<String>> = HashMap::new();
-    let mut request = ListAliasesRequest::default();
+    for alias in list_aliases(store, None)?.aliases {
+        found.entry(alias.target_key_id.to_string()).or_default().push(alias.alias_name);
+    }
+    Ok(found)
+}
+
+/// The aliases of a key, which is named by its id or ARN.
+pub(super) fn aliases_of(store: &KeyStore, key_id: &str) -> CliResult<Vec<String>> {
+    let listed = list_aliases(store, Some(key_id.to_owned()))?;
+    Ok(listed.aliases.into_iter().map(|alias| alias.alias_name).collect())
+}
+
+/// All pages of the listing of aliases, those of one key or all.
+pub(super) fn list_aliases(store: &KeyStore, key_id: Option<String>) -> CliResult<ListAliasesResponse> {
+    let mut request = ListAliasesRequest { key_id, limit: Some(100), marker: None };
+    let mut all = ListAliasesResponse::default();
     loop {
         let page: ListAliasesResponse = store.call("ListAliases", &request)?;
-        for alias in page.aliases {
-            found.entry(alias.target_key_id.to_string()).or_default().push(alias.alias_name);
-        }
+        all.aliases.extend(page.aliases);
         if page.next_marker.is_none() {
-            return Ok(found);
+            return Ok(all);
         }
         request.marker = page.next_marker;
     }
+}
+
+/// The last use of a key, which is named by its id or ARN.
+pub(super) fn last_use_of(store: &KeyStore, key_id: &str) -> CliResult<KeyLastUsage> {
+    let request = KeyRequest { key_id: key_id.to_owned() };
+    let last: KeyLastUsageResponse = store.call("GetKeyLastUsage", &request)?;
+    Ok(last.key_last_usage)
 }
 
 /// `alias/NAME`, whichever way it was typed.

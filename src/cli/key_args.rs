@@ -1,9 +1,110 @@
-//! What can be typed behind `kmsfs key create`, `rotation` and `import`.
+//! What can be typed behind `kmsfs key`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Create a master key and print its id
+    Create(CreateKey),
+    /// List all master keys
+    List,
+    /// Show everything about a master key
+    Describe {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Make a disabled master key usable again; its files are readable at once
+    Enable {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Make a master key unusable; its files are unreadable at once, open ones included
+    ///
+    /// Data that programs have written is brought to disk first. Files can still be listed, renamed
+    /// and removed.
+    ///
+    /// Shows first who uses the key, and asks.
+    Disable {
+        /// Id, ARN or alias/NAME
+        key: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+    /// Delete a master key after a number of days; its files are unreadable at once, and then for ever
+    ///
+    /// Until the day comes, 'kmsfs key cancel-deletion' brings it back. Its aliases and grants go with it.
+    ///
+    /// Shows first who uses the key, and asks.
+    ScheduleDeletion {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// 7 to 30
+        #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(7..=30))]
+        pending_window_in_days: u32,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+    /// Keep a master key that is to be deleted; it is disabled then
+    CancelDeletion {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Give a master key new material for files that are created from now on
+    ///
+    /// Existing files stay readable: older versions of the material are kept.
+    Rotate {
+        /// Id, ARN or alias/NAME
+        key: String,
+    },
+    /// Rotate a master key by the clock
+    #[command(subcommand)]
+    Rotation(RotationCommand),
+    /// Import the material of a master key of origin EXTERNAL
+    #[command(subcommand)]
+    Import(ImportCommand),
+    /// Delete a key's imported material; its files are unreadable at once, until it is imported again
+    ///
+    /// Shows first who uses the key, and asks.
+    DeleteMaterial {
+        /// Id, ARN or alias/NAME
+        key: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+    /// Print the public half of an asymmetric key
+    PublicKey {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// How to write it
+        #[arg(long, value_enum, default_value = "pem")]
+        format: KeyFormat,
+        /// Write it to FILE
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Choose the master key for new files below a directory of a mount
+    ///
+    /// Existing files keep their key. Subdirectories follow, unless they were assigned a key of their
+    /// own. On the mount point itself it chooses the volume's default.
+    Assign {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// A directory in a mount
+        directory: PathBuf,
+    },
+}
+
+/// What stands for an answer where a key is taken away.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Confirmation {
+    /// Do it without asking; needed where there is no terminal to ask at
+    #[arg(long)]
+    pub(super) yes: bool,
+}
 
 /// Arguments of `key create`.
 #[derive(Debug, Args)]

@@ -9,9 +9,10 @@ use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
 use super::args::Global;
+use super::consequences::{Taken, Taking, confirmed};
 use super::exit::{CliError, CliResult, Code};
 use super::key::report_cuts;
-use super::key_args::{ImportCommand, KeyFormat, Life};
+use super::key_args::{Confirmation, ImportCommand, KeyFormat, Life};
 use super::key_store::KeyStore;
 use super::output::Output;
 use crate::kms::api::{
@@ -54,14 +55,21 @@ pub(super) fn run(global: &Global, command: &ImportCommand, output: &Output) -> 
     }
 }
 
-pub(super) fn delete_material(global: &Global, key: &str, output: &Output) -> CliResult<()> {
-    let store = KeyStore::open(global)?;
-    let id = store.describe(key)?.key_id.to_string();
+pub(super) fn delete_material(
+    global: &Global,
+    key: &str,
+    confirmation: &Confirmation,
+    output: &Output,
+) -> CliResult<()> {
+    let (store, key, consequences) =
+        confirmed(global, key, Taking::DeleteMaterial, confirmation.yes, output)?;
+    let id = key.key_id.to_string();
     let request = DeleteImportedKeyMaterialRequest { key_id: id.clone(), key_material_id: None };
     let response: ImportResponse = store.call("DeleteImportedKeyMaterial", &request)?;
     let cut = report_cuts(&response.mounts, output);
-    output.print(&response, |response| {
-        let mut lines = vec![format!("deleted the material of {id}, which is now {}", response.key_state)];
+    output.print(&Taken { response: &response, consequences }, |taken| {
+        let mut lines =
+            vec![format!("deleted the material of {id}, which is now {}", taken.response.key_state)];
         lines.extend(cut);
         lines
     })

@@ -1,5 +1,6 @@
 //! Reaching the key store: through the process that has it open, or by opening it ourselves.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,14 +40,7 @@ pub(super) enum KeyStore {
 impl KeyStore {
     /// Reaches the key store, asking for its secret only if no other process has it open.
     pub(super) fn open(global: &Global) -> CliResult<Self> {
-        let dir = dir(global)?;
-        if is_served(&dir) {
-            return Ok(Self::Served(SocketClient::new(&dir)));
-        }
-        if !store_exists(&dir) {
-            return Err(no_store(&dir));
-        }
-        Self::unlock(&dir, &secret(global, Purpose::Unlock)?, global.audit.into())
+        Reach::new(global).open()
     }
 
     /// Opens the key store with a secret, unless another process is faster.
@@ -181,6 +175,36 @@ impl KeyStore {
             Self::Own(service) => Arc::new(Embedded::new(Arc::clone(service), Caller::current())),
             Self::Served(_) => Arc::new(SocketClient::new(dir)),
         }
+    }
+}
+
+/// A key store that can be let go of and reached again without asking twice for its secret.
+pub(super) struct Reach<'g> {
+    global: &'g Global,
+    secret: OnceCell<UnlockSecret>,
+}
+
+impl<'g> Reach<'g> {
+    pub(super) fn new(global: &'g Global) -> Self {
+        Self { global, secret: OnceCell::new() }
+    }
+
+    pub(super) fn open(&self) -> CliResult<KeyStore> {
+        let dir = dir(self.global)?;
+        if is_served(&dir) {
+            return Ok(KeyStore::Served(SocketClient::new(&dir)));
+        }
+        if !store_exists(&dir) {
+            return Err(no_store(&dir));
+        }
+        let secret = match self.secret.get() {
+            Some(secret) => secret,
+            None => {
+                let asked = secret(self.global, Purpose::Unlock)?;
+                self.secret.get_or_init(|| asked)
+            }
+        };
+        KeyStore::unlock(&dir, secret, self.global.audit.into())
     }
 }
 

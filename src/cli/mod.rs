@@ -6,6 +6,7 @@ mod args;
 mod audit;
 mod audit_args;
 mod bench;
+mod consequences;
 mod dead_mount;
 mod exit;
 mod file;
@@ -39,8 +40,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, Command, FileCommand, KeyCommand};
+use args::{Arguments, Command, FileCommand};
 use exit::{CliError, CliResult, Code};
+use key_args::KeyCommand;
 use output::Output;
 
 use crate::sys::process;
@@ -115,11 +117,17 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             KeyCommand::List => key::list(global, output),
             KeyCommand::Describe { key } => key::describe(global, &key, output),
             KeyCommand::Enable { key } => key::enable(global, &key, output),
-            KeyCommand::Disable { key } => key::disable(global, &key, output),
+            KeyCommand::Disable { key, confirmation } => key::disable(global, &key, &confirmation, output),
+            KeyCommand::ScheduleDeletion { key, pending_window_in_days, confirmation } => {
+                key::schedule_deletion(global, &key, pending_window_in_days, &confirmation, output)
+            }
+            KeyCommand::CancelDeletion { key } => key::cancel_deletion(global, &key, output),
             KeyCommand::Rotate { key } => key::rotate(global, &key, output),
             KeyCommand::Rotation(command) => key_rotation::run(global, &command, output),
             KeyCommand::Import(command) => key_import::run(global, &command, output),
-            KeyCommand::DeleteMaterial { key } => key_import::delete_material(global, &key, output),
+            KeyCommand::DeleteMaterial { key, confirmation } => {
+                key_import::delete_material(global, &key, &confirmation, output)
+            }
             KeyCommand::PublicKey { key, format, output: file } => {
                 key_import::public_key(global, &key, format, file.as_deref(), output)
             }

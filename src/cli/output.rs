@@ -1,7 +1,7 @@
 //! Printing: tables for people, JSON for programs.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
@@ -40,6 +40,24 @@ impl Output {
         }
     }
 
+    /// Whether there is a person who sees a question and can answer it.
+    pub(super) fn can_ask(&self) -> bool {
+        std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    }
+
+    /// The line that a person answers a question with; nothing at the end of the input.
+    pub(super) fn ask(&self, question: &str) -> CliResult<String> {
+        let failed = |error: std::io::Error| CliError::io("the terminal".as_ref(), &error);
+        let mut stderr = std::io::stderr().lock();
+        stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).map_err(failed)?;
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map_err(failed)?;
+        if !line.ends_with('\n') {
+            eprintln!();
+        }
+        Ok(line)
+    }
+
     /// Says something that a person must not miss.
     pub(super) fn warn(&self, text: &str) {
         eprintln!("kmsfs: warning: {text}");
@@ -47,7 +65,7 @@ impl Output {
 
     pub(super) fn error(&self, error: &CliError) {
         if self.json {
-            eprintln!("{}", serde_json::json!({ "error": error.to_string(), "exit_code": error.code() }));
+            eprintln!("{}", error.to_json());
         } else {
             eprintln!("kmsfs: {error}");
         }

@@ -6,6 +6,7 @@ pub(crate) mod child;
 pub(crate) mod dice;
 pub(crate) mod pair;
 pub(crate) mod sys;
+pub(crate) mod terminal;
 pub(crate) mod user;
 
 use std::collections::BTreeMap;

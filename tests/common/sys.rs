@@ -1,4 +1,5 @@
-//! System calls that tests use and no crate offers safely: mappings, record locks, file handles.
+//! System calls that tests use and no crate offers safely: mappings, record locks, file handles,
+//! pseudo-terminals.
 
 use std::fs::File;
 use std::io;
@@ -135,6 +136,23 @@ impl FileHandle {
         // SAFETY: a new descriptor that nobody else has.
         Ok(unsafe { File::from_raw_fd(fd) })
     }
+}
+
+/// A new pseudo-terminal: the end of the person, and that of the program.
+pub(crate) fn pseudo_terminal() -> io::Result<(File, File)> {
+    let (mut near, mut far) = (-1, -1);
+    let (name, settings, size) = (ptr::null_mut(), ptr::null(), ptr::null());
+    // SAFETY: two places for descriptors; the rest may be null.
+    check(unsafe { libc::openpty(&raw mut near, &raw mut far, name, settings, size) })?;
+    // SAFETY: a new descriptor that nobody else has.
+    let near = unsafe { File::from_raw_fd(near) };
+    // SAFETY: as the other.
+    let far = unsafe { File::from_raw_fd(far) };
+    // Not for the programs that are started, for which the terminal would not end then.
+    for end in [&near, &far] {
+        rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
+    }
+    Ok((near, far))
 }
 
 /// A buffer whose address is a multiple of 4096, as `O_DIRECT` wants it on other filesystems.

@@ -53,7 +53,7 @@ fn files_whose_key_is_not_usable_are_counted_apart() {
     let Some(world) = World::new("files_whose_key_is_not_usable_are_counted_apart") else { return };
     let mountpoint = world.volume("vol");
     fs::write(mountpoint.join("a"), "a").unwrap();
-    world.run(&["key", "disable", "alias/default"]);
+    world.run(&["key", "disable", "alias/default", "--yes"]);
     let (code, said) = scrub(&world, &[]);
     assert_eq!((code, &said["NotChecked"], &said["Errors"]), (0, &Value::from(1), &Value::from(0)));
     world.run(&["key", "enable", "alias/default"]);

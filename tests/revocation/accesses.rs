@@ -9,11 +9,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use kmsfs::provider::SocketClient;
 use rustix::fs::FallocateFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::pipe::SpliceFlags;
-use serde_json::json;
 
 use crate::common::child::{self, Child, Role};
 use crate::common::{RaiseOnDrop, World};
@@ -45,24 +43,17 @@ impl Way {
 
     fn go(self, world: &World, key: &str) {
         match self {
-            Self::Disable => drop(world.run(&["key", "disable", key])),
-            Self::ScheduleDeletion => {
-                call(world, "ScheduleKeyDeletion", &json!({ "KeyId": key, "PendingWindowInDays": 7 }));
-            }
-        }
+            Self::Disable => world.run(&["key", "disable", key, "--yes"]),
+            Self::ScheduleDeletion => world.run(&["key", "schedule-deletion", key, "--yes"]),
+        };
     }
 
     fn come_back(self, world: &World, key: &str) {
         if let Self::ScheduleDeletion = self {
-            call(world, "CancelKeyDeletion", &json!({ "KeyId": key }));
+            world.run(&["key", "cancel-deletion", key]);
         }
         world.run(&["key", "enable", key]);
     }
-}
-
-fn call(world: &World, operation: &str, body: &serde_json::Value) {
-    let client = SocketClient::new(&world.path("keys"));
-    client.call(&format!("TrentService.{operation}"), body).unwrap();
 }
 
 /// A use of a file that began before the key goes.

@@ -56,7 +56,7 @@ fn a_disabled_key_cuts_off_exactly_its_files_and_enabling_restores_them() {
     held.write_all_at(b"during", 0).unwrap();
 
     let begin = Instant::now();
-    let said = world.run(&["key", "disable", "alias/secret"]);
+    let said = world.run(&["key", "disable", "alias/secret", "--yes"]);
     let took = begin.elapsed();
     assert!(said.contains("1 open file"), "{said}");
     assert!(took < BOUND, "it took {took:?}");
@@ -101,7 +101,7 @@ fn a_key_disabled_before_the_mount_hides_contents_but_not_names() {
     let Some((world, mount)) = two_keys("a_key_disabled_before_the_mount") else { return };
     fs::write(mount.join("secret/file"), "contents").unwrap();
     world.umount(&mount);
-    world.run(&["key", "disable", "alias/secret"]);
+    world.run(&["key", "disable", "alias/secret", "--yes"]);
     let mount = world.mount("vol", &[]);
     let file = mount.join("secret/file");
     assert_eq!(fs::metadata(&file).unwrap().len(), 8);
@@ -125,7 +125,7 @@ fn rotation_keeps_old_files_and_gives_new_ones_the_new_version() {
     assert_eq!((version("secret/old"), version("secret/new")), (1, 2));
     assert_eq!(fs::read(mount.join("secret/old")).unwrap(), b"old");
     // Both versions are cut off together.
-    world.run(&["key", "disable", "alias/secret"]);
+    world.run(&["key", "disable", "alias/secret", "--yes"]);
     for name in ["secret/old", "secret/new"] {
         assert_eq!(errno(fs::read(mount.join(name))), libc::EKEYREVOKED);
     }
@@ -139,7 +139,7 @@ fn a_second_mount_gets_its_keys_from_the_first_and_is_cut_off_with_it() {
     fs::write(second.join("file"), "contents").unwrap();
     fs::write(first.join("secret/file"), "contents").unwrap();
     let held = File::open(second.join("file")).unwrap();
-    world.run(&["key", "disable", "alias/secret"]);
+    world.run(&["key", "disable", "alias/secret", "--yes"]);
     assert_eq!(errno(held.read_at(&mut [0; 8], 0)), libc::EKEYREVOKED);
     assert_eq!(errno(fs::read(first.join("secret/file"))), libc::EKEYREVOKED);
     world.run(&["key", "enable", "alias/secret"]);
@@ -178,7 +178,7 @@ fn files_of_other_keys_are_never_disturbed() {
         }
         for _ in 0..10 {
             let begin = Instant::now();
-            world.run(&["key", "disable", "alias/secret"]);
+            world.run(&["key", "disable", "alias/secret", "--yes"]);
             assert!(begin.elapsed() < BOUND * 2, "under load it took {:?}", begin.elapsed());
             for file in &held {
                 assert_eq!(errno(file.read_at(&mut [0; 16], 0)), libc::EKEYREVOKED);
@@ -230,7 +230,7 @@ fn a_shared_mapping_faults_after_the_cut_and_its_writes_are_kept() {
             .unwrap();
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
         assert!(said.any(|line| line.unwrap() == "mapped"));
-        world.run(&["key", "disable", "alias/secret"]);
+        world.run(&["key", "disable", "alias/secret", "--yes"]);
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
         let status = child.wait().unwrap();
         world.run(&["key", "enable", "alias/secret"]);
