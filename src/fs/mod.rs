@@ -41,7 +41,7 @@ use crate::kms::VolumeFiles;
 use crate::kms::api::NoteVolumeRequest;
 use crate::provider::{CacheSettings, KeyCache, Provider};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Condvar, Mutex, RwLock};
 
 pub use attr::Time;
 pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};
@@ -52,6 +52,7 @@ pub use index::{Census, Count, Counts};
 pub use io::{Allocate, Whence};
 pub use keys::file_context;
 pub use readdir::DirEntry;
+pub use recount::{INDEX_XATTR, IndexInfo};
 pub use remove::RenameMode;
 pub use rewrap::{WRAP_XATTR, Wrapping};
 pub use sealed_xattr::open_attribute;
@@ -64,6 +65,7 @@ use inode::{Inode, InodeTable};
 use keys::Gates;
 use open_file::Handle;
 use readdir::Listing;
+use recount::Recounts;
 use settler::Settler;
 
 /// Inode number of the root, as FUSE wants it.
@@ -120,6 +122,8 @@ pub struct Fs {
     /// Held for reading while a file comes, goes or gets another name, and alone for the moments at
     /// which a recount begins and ends.
     changing: RwLock<()>,
+    recounts: Mutex<Recounts>,
+    recount_wanted: Condvar,
     /// One walk over everything at a time.
     walking: Mutex<()>,
     /// Directories that the walk has yet to come to, each with a look-up counted.
@@ -157,6 +161,8 @@ impl Fs {
             recovered: AtomicBool::new(!volume.is_recovering()),
             index: Index::of(&volume),
             changing: RwLock::new(()),
+            recounts: Mutex::default(),
+            recount_wanted: Condvar::new(),
             walking: Mutex::new(()),
             to_visit: Mutex::default(),
             unreadable: Mutex::default(),

@@ -8,17 +8,47 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 
 use super::attr::keyless_size;
 use super::inode::{Inode, Opening};
 use super::open_file::open_as_owner;
-use super::{Census, DirEntry, FileKind, Fs, FsResult, ROOT_INO, Wrapping};
+use super::{Census, Count, DirEntry, FileKind, Fs, FsError, FsResult, ROOT_INO, Requester, Wrapping};
 use crate::chunk::ClosedHeader;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{RwLockWriteGuard, thread};
 
 /// How long changes are held up at a time by a recount that begins or ends.
 const MOMENT: Duration = Duration::from_millis(20);
+
+/// What is known of a volume's files, on its root, as JSON: an [`IndexInfo`]. Set to nothing, it has them
+/// counted anew.
+pub const INDEX_XATTR: &str = "user.kmsfs.index";
+
+/// What [`INDEX_XATTR`] shows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IndexInfo {
+    /// Every file is counted.
+    pub certain: bool,
+    /// They are being counted.
+    pub counting: bool,
+    /// Files that are counted.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// How often somebody asked for a recount.
+    pub asked: u64,
+    /// The last of these that is answered.
+    pub done: u64,
+}
+
+/// Recounts that were asked for. They are made by [`Fs::run_recounts`].
+#[derive(Default)]
+pub(super) struct Recounts {
+    asked: u64,
+    done: u64,
+    stopped: bool,
+}
 
 /// What became of a walk.
 struct Walked {
@@ -51,7 +81,75 @@ impl Fs {
     pub fn recount(&self, stop: &AtomicBool) -> FsResult<bool> {
         self.check_writable()?;
         let _walking = self.walking.lock();
-        Ok(self.walk(stop).counted)
+        let walked = self.walk(stop);
+        if walked.recovered {
+            self.recovered.store(true, Ordering::Release);
+        }
+        Ok(walked.counted)
+    }
+
+    /// Recovers, and then counts whenever somebody asks for it, until [`Fs::stop_recounts`].
+    pub fn run_recounts(&self, stop: &AtomicBool) {
+        self.recover(stop);
+        loop {
+            let mut recounts = self.recounts.lock();
+            while recounts.done == recounts.asked && !recounts.stopped {
+                self.recount_wanted.wait(&mut recounts);
+            }
+            if recounts.stopped {
+                return;
+            }
+            let asked = recounts.asked;
+            drop(recounts);
+            if let Err(error) = self.recount(stop) {
+                tracing::warn!("the volume's files could not be counted: {error}");
+            }
+            self.recounts.lock().done = asked;
+        }
+    }
+
+    /// Has [`Fs::run_recounts`] return soon; a walk under way is stopped by its own flag.
+    pub fn stop_recounts(&self) {
+        self.recounts.lock().stopped = true;
+        self.recount_wanted.notify_all();
+    }
+
+    /// What [`INDEX_XATTR`] shows.
+    ///
+    /// # Errors
+    /// `ENODATA` but on the root.
+    pub(super) fn index_info(&self, inode: &Inode) -> FsResult<IndexInfo> {
+        if inode.ino != ROOT_INO {
+            return Err(FsError::new(libc::ENODATA));
+        }
+        let census = self.census();
+        let sum = |part: fn(&Count) -> u64| census.counts.values().map(part).sum();
+        let recounts = self.recounts.lock();
+        Ok(IndexInfo {
+            certain: census.certain,
+            counting: census.counting,
+            files: sum(|count| count.files),
+            bytes: sum(|count| count.bytes),
+            asked: recounts.asked,
+            done: recounts.done,
+        })
+    }
+
+    /// What setting [`INDEX_XATTR`] does.
+    ///
+    /// # Errors
+    /// `EPERM` but on the root, by its owner or root; `EINVAL` for a value.
+    pub(super) fn ask_for_recount(&self, by: Requester, inode: &Inode, value: &[u8]) -> FsResult<()> {
+        let owner = self.volume.disk.stat(&*inode.fd()?)?.st_uid;
+        if inode.ino != ROOT_INO || (by.uid != 0 && by.uid != owner) {
+            return Err(FsError::new(libc::EPERM));
+        }
+        if !value.is_empty() {
+            return Err(FsError::new(libc::EINVAL));
+        }
+        self.recounts.lock().asked += 1;
+        self.recount_wanted.notify_all();
+        Ok(())
     }
 
     /// What wraps how many files, and how many bytes of them, as of now.

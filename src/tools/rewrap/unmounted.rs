@@ -4,9 +4,10 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::{Place, Tree, Visit};
-use crate::fs::{FileKind, Fs, FsError, KEY_XATTR, ROOT_INO, Requester, WRAP_XATTR, Wrapping};
+use crate::fs::{Census, FileKind, Fs, FsError, KEY_XATTR, ROOT_INO, Requester, WRAP_XATTR, Wrapping};
 
 /// An open volume.
 pub struct Unmounted {
@@ -27,6 +28,19 @@ impl Unmounted {
         }
         let root = Place { path: path.to_owned(), ino: ROOT_INO, kind: FileKind::Directory };
         Ok((Self { fs, by: Requester::own(), volume: path.to_owned() }, root))
+    }
+
+    /// Counts anew what wraps the files; answers whether that could be done.
+    ///
+    /// # Errors
+    /// As [`Fs::recount`].
+    pub fn recount(&self, stop: &AtomicBool) -> io::Result<bool> {
+        self.fs.recount(stop).map_err(into_io)
+    }
+
+    /// What wraps the files.
+    pub fn census(&self) -> Census {
+        self.fs.census()
     }
 
     /// Makes everything durable and lets go of the volume.
