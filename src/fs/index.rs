@@ -106,19 +106,9 @@ impl Index {
     }
 
     /// For the disk: what is counted, if that is everything.
-    pub(super) fn to_file(&self, session: u32) -> Option<IndexFile> {
-        let state = self.0.lock();
-        if !matches!(state.knowledge, Knowledge::Whole) {
-            return None;
-        }
-        drop(state);
-        let entries = self.census().counts.into_iter().map(|(wrapping, count)| IndexEntry {
-            key_arn: wrapping.key_arn,
-            key_version: wrapping.key_version,
-            files: count.files,
-            bytes: count.bytes,
-        });
-        Some(IndexFile { session, entries: entries.collect() })
+    pub(super) fn whole(&self) -> Option<Counts> {
+        let whole = matches!(self.0.lock().knowledge, Knowledge::Whole);
+        whole.then(|| self.census().counts)
     }
 
     /// The one copy of a wrapping that all files share which have it.

@@ -9,11 +9,53 @@ use std::io;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::Wrapping;
+use super::index::{Count, Counts};
 use super::volume::Volume;
 use super::volume_page::write_new;
 use crate::chunk::Backing;
 use crate::format::FormatError;
-use crate::format::index::{INDEX_NAME, IndexFile, MAX_INDEX_LEN};
+use crate::format::index::{INDEX_NAME, IndexEntry, IndexFile, MAX_INDEX_LEN};
+
+impl Volume {
+    /// What the last mount that ended properly counted; `None` where there was none, or it did not know.
+    ///
+    /// # Errors
+    /// As read(2); `InvalidData` for an index that is not authentic.
+    pub fn kept_counts(&self) -> io::Result<Option<Counts>> {
+        let index = read(self)?.filter(|index| self.ended_with(index.session));
+        let of_entry = |entry: IndexEntry| {
+            let wrapping = Wrapping { key_arn: entry.key_arn, key_version: entry.key_version };
+            (wrapping, Count { files: entry.files, bytes: entry.bytes })
+        };
+        Ok(index.map(|index| index.entries.into_iter().map(of_entry).collect()))
+    }
+
+    /// Keeps what was counted, for the mount that comes when this one has ended properly.
+    ///
+    /// # Errors
+    /// When it cannot be written, or is too much.
+    pub fn keep_counts(&self, counts: &Counts) -> io::Result<()> {
+        let entries = counts.iter().map(|(wrapping, count)| IndexEntry {
+            key_arn: wrapping.key_arn.clone(),
+            key_version: wrapping.key_version,
+            files: count.files,
+            bytes: count.bytes,
+        });
+        write(self, &IndexFile { session: self.epochs_reserved(), entries: entries.collect() })
+    }
+
+    /// Removes the index, before the volume is changed in other ways than through [`Fs`](super::Fs).
+    ///
+    /// # Errors
+    /// As unlink(2).
+    pub fn discard_counts(&self) -> io::Result<()> {
+        match self.disk.unlink(&self.root, INDEX_NAME) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+}
 
 /// The index, of whatever time; `None` if there is none.
 ///

@@ -57,7 +57,7 @@ pub use remove::RenameMode;
 pub use rewrap::{WRAP_XATTR, Wrapping};
 pub use sealed_xattr::open_attribute;
 pub use volume::{Volume, VolumeError};
-pub use watcher::Watcher;
+pub use watcher::{Watcher, volume_files};
 pub use xattr::{INFO_XATTR, KEY_XATTR};
 
 use index::Index;
@@ -237,8 +237,8 @@ impl Fs {
         if open {
             self.index.lose(&"a file could not be let go of");
         }
-        if let Some(index) = self.index.to_file(self.volume.epochs_reserved())
-            && let Err(error) = index_file::write(&self.volume, &index)
+        if let Some(counts) = self.index.whole()
+            && let Err(error) = self.volume.keep_counts(&counts)
         {
             tracing::warn!("the index of the volume's files could not be written: {error}");
         }

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Fs;
 use super::error::errno_of_state;
 use super::inode::Inode;
 use super::keys::Gate;
 use super::open_file::OpenFile;
+use super::{Counts, Fs};
 use crate::kms::{
     CutReport, KeyId, KeyState, KeyWatcher, MountStatus, OpenHandles, Unwritten, VolumeFiles, WrappedFiles,
 };
@@ -98,6 +98,18 @@ impl KeyWatcher for Watcher {
 
 pub(super) type OpenInode = (Arc<Inode>, Arc<OpenFile>);
 
+/// What the key service is told of a volume's files. Nothing is certain where that would be too much.
+pub fn volume_files(counts: Counts, certain: bool) -> VolumeFiles {
+    let certain = certain && counts.len() <= MOST_LISTED;
+    let wrapped = counts.into_iter().take(MOST_LISTED).map(|(wrapping, count)| WrappedFiles {
+        key_arn: wrapping.key_arn,
+        key_version: wrapping.key_version,
+        files: count.files,
+        bytes: count.bytes,
+    });
+    VolumeFiles { certain, counting: false, wrapped: wrapped.collect() }
+}
+
 impl Fs {
     fn open_handles(&self) -> Vec<OpenHandles> {
         let mut counted: BTreeMap<(String, u32), u64> = BTreeMap::new();
@@ -109,17 +121,11 @@ impl Fs {
         counted.map(|((key_arn, uid), handles)| OpenHandles { key_arn, uid, handles }).collect()
     }
 
-    /// What the key service is told of the files; nothing where it would be too much.
+    /// What the key service is told of the files.
     pub(super) fn volume_files(&self) -> VolumeFiles {
         let census = self.census();
-        let fits = census.counts.len() <= MOST_LISTED;
-        let wrapped = census.counts.into_iter().take(MOST_LISTED).map(|(wrapping, count)| WrappedFiles {
-            key_arn: wrapping.key_arn,
-            key_version: wrapping.key_version,
-            files: count.files,
-            bytes: count.bytes,
-        });
-        VolumeFiles { certain: census.certain && fits, counting: census.counting, wrapped: wrapped.collect() }
+        let files = volume_files(census.counts, census.certain);
+        VolumeFiles { counting: census.counting, ..files }
     }
 
     /// Files that have handles. Does not look at each inode that the kernel knows.
