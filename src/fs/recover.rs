@@ -54,7 +54,7 @@ impl Fs {
     /// Gives a file whose header was never durable a new one.
     fn begin_anew(&self, directory: &Directory, inode: &Arc<Inode>) -> FsResult<()> {
         let mut page = [0; PAGE_LEN];
-        let _changing = self.changing.read();
+        let changing = self.changing.read();
         let file = self.volume.disk.reopen_file(&*inode.fd()?, OFlags::RDWR)?;
         // Held from the look at the header on: whoever opens the file writes one.
         let mut opening = inode.opening();
@@ -77,6 +77,7 @@ impl Fs {
         opening.begin(open, wrapping, 0);
         opening.count(true);
         drop(opening);
+        drop(changing);
         self.close_file(inode, true);
         Ok(())
     }
