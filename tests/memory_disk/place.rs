@@ -28,6 +28,8 @@ pub(crate) struct View {
     pub(crate) backup: Option<PathBuf>,
     /// Id, user and state of every access key.
     pub(crate) access_keys: Vec<String>,
+    /// What is remembered of volumes.
+    pub(crate) volumes: String,
 }
 
 /// A store on a disk in memory. Its lock is in a directory of the real one, which also says where
@@ -115,5 +117,6 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
         slots: info.slots.into_iter().map(|slot| slot.number).collect(),
         backup: info.backup,
         access_keys: access_keys.map(|key| format!("{key:?}")).collect(),
+        volumes: format!("{:?}", service.list_volumes().unwrap().volumes),
     }
 }
