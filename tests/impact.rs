@@ -7,7 +7,7 @@ mod common;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use common::World;
+use common::{Ran, World};
 use serde_json::Value;
 
 const NOT_A_MOUNT: i32 = 21;
@@ -29,6 +29,12 @@ fn three_files(test: &str) -> Option<(World, PathBuf)> {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// Consequences are shown before a refusal.
+fn refused(ran: &Ran, code: i32, words: &[&str]) {
+    assert_eq!(ran.code, code, "{ran:?}");
+    assert!(words.iter().all(|word| ran.stderr.contains(word)), "{words:?} in {ran:?}");
 }
 
 fn impact(world: &World) -> Value {
@@ -87,9 +93,8 @@ fn a_killed_mount_leaves_nothing_certain_until_it_is_back() {
     world.wait_for_daemons();
     let lost = impact(&world);
     assert_eq!((sum(&lost).0, state(&lost)), (false, "LOST"), "{lost}");
-    world
-        .try_run(&["key", "disable", "alias/default", "--yes", "--expect-files", "3"])
-        .fails(NOT_AS_EXPECTED, &["not certain", "kmsfs key impact"]);
+    let ran = world.try_run(&["key", "disable", "alias/default", "--yes", "--expect-files", "3"]);
+    refused(&ran, NOT_AS_EXPECTED, &["not certain", "kmsfs key impact"]);
     let mount = world.mount("vol", &[]);
     common::wait_until("it has recovered", || sum(&impact(&world)).0);
     assert_eq!(sum(&impact(&world)).1, 3);
@@ -101,9 +106,9 @@ fn a_key_is_taken_away_only_from_as_many_files_as_were_expected() {
     let Some((world, mount)) = three_files("a_key_is_taken_away_only") else { return };
     for command in ["disable", "schedule-deletion"] {
         let ran = world.try_run(&["key", command, "alias/default", "--yes", "--expect-files", "2"]);
-        ran.fails(NOT_AS_EXPECTED, &["3 files depend on the key, not 2", "nothing was changed"]);
+        refused(&ran, NOT_AS_EXPECTED, &["3 files depend on the key, not 2", "nothing was changed"]);
         let ran = world.try_run(&["key", command, "alias/default", "--expect-files", "3"]);
-        ran.fails(USAGE, &["--yes"]);
+        refused(&ran, USAGE, &["--yes"]);
     }
     assert_eq!(fs::read(mount.join("1000")).unwrap().len(), 1000);
     let done = world.json(&["key", "disable", "alias/default", "--yes", "--expect-files", "3"]);
@@ -122,12 +127,12 @@ fn a_version_is_retired_when_nothing_needs_it_and_old_headers_are_lost_with_it()
     let old: Vec<_> = backing.iter().map(|path| (path, fs::read(path).unwrap())).collect();
     let mount = world.mount("vol", &[]);
     let retire = |more: &[&str]| world.try_run(&[&["key", "retire-version", "alias/default"], more].concat());
-    retire(&["1", "--yes"]).fails(USAGE, &["newest"]);
+    refused(&retire(&["1", "--yes"]), USAGE, &["newest"]);
     world.run(&["key", "rotate", "alias/default"]);
-    retire(&["1", "--yes"]).fails(STILL_USED, &["3 files under version 1", "kmsfs rewrap"]);
+    refused(&retire(&["1", "--yes"]), STILL_USED, &["3 files under version 1", "kmsfs rewrap"]);
     world.run(&["rewrap", text(&mount)]);
-    retire(&["1"]).fails(NOT_CONFIRMED, &["--yes"]);
-    retire(&["7", "--yes"]).fails(USAGE, &["no version 7"]);
+    refused(&retire(&["1"]), NOT_CONFIRMED, &["--yes"]);
+    refused(&retire(&["7", "--yes"]), USAGE, &["no version 7"]);
     let done = retire(&["1", "--yes"]).ok();
     assert!(done.stderr.contains("snapshots") && done.stderr.contains("Encrypt"), "{done:?}");
     let versions = world.json(&["key", "rotation", "list", "alias/default"]);
@@ -151,9 +156,10 @@ fn a_version_is_kept_while_a_volume_is_not_known_unless_it_is_left_out_by_name()
     world.run(&["key", "rotate", "alias/default"]);
     let id = world.json(&["volume", "list"])["Volumes"][0]["VolumeId"].as_str().unwrap().to_owned();
     let retire = ["key", "retire-version", "alias/default", "1", "--yes"];
-    world.try_run(&retire).fails(KEY_STATE, &["is not known", &id]);
+    refused(&world.try_run(&retire), KEY_STATE, &["is not known", &id]);
     let other = "00000000-0000-4000-8000-000000000000";
-    world.try_run(&[&retire[..], &["--leave-out", other]].concat()).fails(USAGE, &["no volume"]);
+    let ran = world.try_run(&[&retire[..], &["--leave-out", other]].concat());
+    refused(&ran, USAGE, &["no volume"]);
     world.try_run(&[&retire[..], &["--leave-out", &id]].concat()).ok();
 }
 
@@ -169,7 +175,9 @@ fn reindexing_counts_a_volume_mounted_or_not() {
     let mount = world.mount("vol", &[]);
     assert!(!sum(&impact(&world)).0);
     world.umount(&mount);
-    let counted = world.json(&["reindex", text(&world.path("vol"))]);
+    let ran = world.try_run(&["--json", "reindex", text(&world.path("vol"))]).ok();
+    assert!(ran.stderr.contains("makes it anew"), "the damage is said: {ran:?}");
+    let counted: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!((&counted["Certain"], &counted["Bytes"]), (&true.into(), &6000.into()), "{counted}");
     assert_eq!(sum(&impact(&world)), (true, 3, 6000));
 }

@@ -131,7 +131,8 @@ pub(super) struct RetireVersion {
     /// Id, ARN or alias/NAME
     pub(super) key: String,
     /// The version
-    pub(super) version: u32,
+    #[arg(value_name = "VERSION")]
+    pub(super) key_version: u32,
     /// Do it without asking; needed where there is no terminal to ask at
     #[arg(long)]
     pub(super) yes: bool,

@@ -15,16 +15,25 @@ const NOT_COUNTED: &str = "what copies, snapshots and backups of volumes still h
 pub(super) fn retire(global: &Global, asked: &RetireVersion, output: &Output) -> CliResult<()> {
     let store = KeyStore::open(global)?;
     let key = store.describe(&asked.key)?;
+    if asked.key_version == key.current_key_material_version {
+        return Err(CliError::new(
+            Code::Usage,
+            format!(
+                "version {} of {} is its newest; 'kmsfs key rotate' and 'kmsfs rewrap' first",
+                asked.key_version, key.arn
+            ),
+        ));
+    }
     let found = impact::ask(&store, &key.arn)?;
     let files = files_under(&found, asked);
     output.note(&format!(
         "Version {} of {} will be destroyed for ever. Not counted, and unreadable afterwards: {NOT_COUNTED}.",
-        asked.version, key.key_id
+        asked.key_version, key.key_id
     ));
     for id in &asked.leave_out {
         output.note(&format!(
             "Left out: volume {id}. Whatever it has under version {} is lost.",
-            asked.version
+            asked.key_version
         ));
     }
     if files > 0 {
@@ -33,7 +42,7 @@ pub(super) fn retire(global: &Global, asked: &RetireVersion, output: &Output) ->
             format!(
                 "{} under version {} of {}; 'kmsfs rewrap' them first, 'kmsfs key impact' says where they are",
                 count(files, "file"),
-                asked.version,
+                asked.key_version,
                 key.arn
             ),
         ));
@@ -42,7 +51,7 @@ pub(super) fn retire(global: &Global, asked: &RetireVersion, output: &Output) ->
     confirm(asked, output)?;
     let request = RetireKeyVersionRequest {
         key_id: key.key_id.to_string(),
-        key_version: asked.version,
+        key_version: asked.key_version,
         leave_out: asked.leave_out.clone(),
     };
     let done: RetireKeyVersionResponse = KeyStore::open(global)?.look_after("RetireKeyVersion", &request)?;
@@ -60,7 +69,7 @@ pub(super) fn retire(global: &Global, asked: &RetireVersion, output: &Output) ->
 fn files_under(found: &KeyImpactResponse, asked: &RetireVersion) -> u64 {
     let volumes = found.volumes.iter().filter(|volume| !asked.leave_out.contains(&volume.volume_id));
     let versions = volumes.flat_map(|volume| &volume.versions);
-    versions.filter(|version| version.key_version == asked.version).map(|version| version.files).sum()
+    versions.filter(|version| version.key_version == asked.key_version).map(|version| version.files).sum()
 }
 
 fn confirm(asked: &RetireVersion, output: &Output) -> CliResult<()> {

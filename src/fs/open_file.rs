@@ -212,6 +212,11 @@ impl Fs {
             self.let_go(inode, opening);
         } else {
             open.last_use.store(self.settler.now(), Ordering::Relaxed);
+            let size = open.sealed.size();
+            if let Some(wrapping) = &opening.wrapping {
+                self.index.resize(inode.ino, wrapping, opening.bytes, size);
+                opening.bytes = size;
+            }
             drop(opening);
             self.settler.add(inode);
         }

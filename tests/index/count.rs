@@ -21,9 +21,12 @@ pub(crate) fn count(volume: &Path) -> Counts {
             let (name, meta) = (entry.file_name().into_string().unwrap(), entry.metadata().unwrap());
             let own =
                 name.starts_with("kmsfs.") && (!name.starts_with("kmsfs.long.") || name.ends_with(".name"));
+            if own {
+                continue;
+            }
             if meta.is_dir() {
                 directories.push(entry.path());
-            } else if meta.is_file() && !own && seen.insert(meta.ino()) {
+            } else if meta.is_file() && seen.insert(meta.ino()) {
                 let mut page = [0; PAGE_LEN];
                 fs::File::open(entry.path()).unwrap().read_exact_at(&mut page, 0).unwrap();
                 let page = Page::parse(&page, Kind::File).unwrap();
