@@ -126,6 +126,9 @@ fn every_constant_has_the_value_that_the_page_gives() {
         format::floors::ROOTS_3,
         format::floors::ENTRIES,
         format::floors::TABLE_LEN,
+        format::index::INDEX_VERSION,
+        format::index::INDEX_HEAD_LEN,
+        format::index::MAX_INDEX_LEN,
         names::MAX_NAME_LEN,
         names::target::MAX_TARGET_LEN,
         names::MAX_SIDECAR_LEN,
@@ -137,6 +140,7 @@ fn every_constant_has_the_value_that_the_page_gives() {
         format::VOLUME_NAME,
         format::VOLUME_COPY_NAME,
         format::DIRECTORY_NAME,
+        format::index::INDEX_NAME,
         names::target::TARGETS_NAME,
         format::RESERVED_PREFIX,
         format::SEALED_XATTR_PREFIX,
@@ -154,10 +158,12 @@ fn every_constant_has_the_value_that_the_page_gives() {
         format::schedule::labels::SYMLINKS,
         format::schedule::labels::XATTR_NAMES,
         format::schedule::labels::DIRECTORY_XATTR,
+        format::schedule::labels::INDEX,
         names::LONG_PREFIX,
         names::SIDECAR_SUFFIX,
         fs::KEY_XATTR,
         fs::INFO_XATTR,
+        fs::INDEX_XATTR,
     ];
     let spaceless = |name: &str| name.replace(' ', "");
     let ours: BTreeMap<String, String> =
@@ -336,7 +342,7 @@ fn keys_are_derived_as_drawn() {
     let ours = VolumeKeys::derive(&key(), volume);
     let from_volume_key = |info: &[&[u8]]| Kdf::new(&key(), &volume.0).key(info);
     let names_key = ours.names(object);
-    let derived: [(&[u8], &str, &Key, Key); 9] = [
+    let derived: [(&[u8], &str, &Key, Key); 10] = [
         (labels::CONTENT, "‖ volume id", &file.content, from_data_key(labels::CONTENT)),
         (labels::HEADER, "‖ volume id", &file.header, from_data_key(labels::HEADER)),
         (labels::XATTR, "‖ volume id", &file.xattr, from_data_key(labels::XATTR)),
@@ -344,6 +350,7 @@ fn keys_are_derived_as_drawn() {
         (labels::DIRECTORY_RECORD, "", &ours.directory, from_volume_key(&[labels::DIRECTORY_RECORD])),
         (labels::NAMES, "‖ directory id", &names_key, from_volume_key(&[labels::NAMES, &object.0])),
         (labels::SYMLINKS, "", &ours.symlinks, from_volume_key(&[labels::SYMLINKS])),
+        (labels::INDEX, "", &ours.index, from_volume_key(&[labels::INDEX])),
         (labels::XATTR_NAMES, "", &ours.xattr_names, from_volume_key(&[labels::XATTR_NAMES])),
         (labels::DIRECTORY_XATTR, "", &ours.directory_xattr, from_volume_key(&[labels::DIRECTORY_XATTR])),
     ];

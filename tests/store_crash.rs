@@ -19,16 +19,17 @@ use kmsfs::kms::api::{
     AliasRequest, CreateAccessKeyRequest, CreateCustomKeyStoreRequest, CreateGrantRequest, CreateKeyRequest,
     CustomKeyStoreRequest, DeleteAccessKeyRequest, DeleteAliasRequest, DeleteImportedKeyMaterialRequest,
     DescribeCustomKeyStoresRequest, EnableKeyRotationRequest, ExpirationModel, GetParametersForImportRequest,
-    ImportKeyMaterialRequest, ImportResponse, KeyRequest, ListGrantsRequest, PutKeyPolicyRequest,
-    RevokeGrantRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest, UntagResourceRequest,
-    UpdateAccessKeyRequest, UpdateKeyDescriptionRequest, XksProxyAuthenticationCredential,
+    ImportKeyMaterialRequest, ImportResponse, KeyRequest, ListGrantsRequest, NoteVolumeRequest,
+    PutKeyPolicyRequest, RetireKeyVersionRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, Tag,
+    TagResourceRequest, UntagResourceRequest, UpdateAccessKeyRequest, UpdateKeyDescriptionRequest,
+    XksProxyAuthenticationCredential,
 };
 use kmsfs::kms::material::{WrappingAlgorithm, wrap_for_import};
 use kmsfs::kms::policy::default_policy;
 use kmsfs::kms::store_api::{BackUpStoreRequest, CheckStoreRequest, KeepBackupRequest};
 use kmsfs::kms::{
-    Caller, Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, KmsError, Service, StoreError,
-    restore,
+    Blob, Caller, Costs, EncryptionContext, ErrorKind, KeyId, KeyManager, KeyState, KmsError, Service,
+    StoreError, VolumeFiles, restore,
 };
 use memory_disk::history::{Dice, History, Survives};
 use memory_disk::place::{Place, View, secret, view};
@@ -113,6 +114,10 @@ struct Run {
     keys: Vec<KeyId>,
     /// Of every operation, what it was.
     operations: Vec<String>,
+    /// The moment at which the operation under way began.
+    started: usize,
+    /// Versions of keys that were retired, and when that began.
+    retired: Vec<(usize, KeyId, u32)>,
 }
 
 impl Run {
@@ -127,6 +132,8 @@ impl Run {
             handed_out: Vec::new(),
             keys: Vec::new(),
             operations: vec!["create the store".to_owned()],
+            started: 0,
+            retired: Vec::new(),
         };
         let mut random = Dice::new(seed);
         let mut service = run.place.create();
@@ -157,13 +164,14 @@ impl Run {
 
     /// One random operation, which may be refused; answers what it was.
     fn operate(&mut self, random: &mut Dice, service: &Service) -> String {
+        self.started = self.disk.moment();
         let caller = &self.place.caller.clone();
         let key = self.keys.get(random.below(self.keys.len())).copied();
         let name = || key.map(|key| key.to_string()).unwrap_or_default();
         let request = KeyRequest { key_id: name() };
         let alias = format!("alias/a{}", random.below(4));
         let to_alias = AliasRequest { alias_name: alias.clone(), target_key_id: name() };
-        match random.below(42) {
+        match random.below(45) {
             0..4 => {
                 let internal = random.chance(1, 3);
                 let manager = if internal { KeyManager::Internal } else { KeyManager::Customer };
@@ -290,6 +298,40 @@ impl Run {
                 format!("delete imported material: {deleted}")
             }
             35..41 => self.operate_outside(random, service),
+            41 => {
+                let listed = service.list_volumes().unwrap().volumes;
+                let Some(volume) = listed.get(random.below(listed.len())) else {
+                    return "no volume to note".to_owned();
+                };
+                let request = NoteVolumeRequest {
+                    volume_id: volume.volume_id.clone(),
+                    path: format!("/volume{}", random.below(9)),
+                    open: random.chance(1, 3),
+                    files: VolumeFiles { certain: true, ..VolumeFiles::default() },
+                };
+                format!("note a volume: {}", service.note_volume(caller, &request).is_ok())
+            }
+            42 => {
+                // A volume's own key.
+                let request = CreateKeyRequest {
+                    description: format!("kmsfs volume {}", random.below(5)),
+                    manager: KeyManager::Internal,
+                    ..CreateKeyRequest::default()
+                };
+                self.keys.push(service.create_key(caller, &request).unwrap().key_id);
+                "make a volume".to_owned()
+            }
+            43 => {
+                let leave_out = service.list_volumes().unwrap().volumes;
+                let leave_out: Vec<String> = leave_out.into_iter().map(|known| known.volume_id).collect();
+                let key_version = 1 + random.below(2) as u32;
+                let request = RetireKeyVersionRequest { key_id: name(), key_version, leave_out };
+                let retired = service.retire_key_version(caller, &request).is_ok();
+                if let Some(key) = key.filter(|_| retired) {
+                    self.retired.push((self.started, key, key_version));
+                }
+                format!("retire a version: {retired}")
+            }
             _ => {
                 let request = BackUpStoreRequest { path: PathBuf::from("/elsewhere/other"), force: true };
                 service.back_up(caller, &request).unwrap();
@@ -454,8 +496,18 @@ impl Run {
         self.work_on(service, &place, &found);
     }
 
+    /// Whether the version that wraps a data key had begun to be retired at a moment.
+    fn may_be_retired(&self, moment: usize, data_key: &HandedOut) -> bool {
+        let retired = self.retired.iter().filter(|(began, _, _)| *began <= moment);
+        let version = Blob::parse(&data_key.blob).unwrap().head.version;
+        retired.into_iter().any(|(_, key, retired)| (*key, *retired) == (data_key.key, version))
+    }
+
     fn check_handed_out(&self, moment: usize, service: &Service, place: &Place) {
         for data_key in self.handed_out.iter().filter(|data_key| data_key.moment <= moment) {
+            if self.may_be_retired(moment, data_key) {
+                continue;
+            }
             let opened = service.decrypt_data_key(&place.caller, &data_key.blob, &EncryptionContext::new());
             let described =
                 service.describe_key(&place.caller, &KeyRequest { key_id: data_key.key.to_string() });
@@ -475,6 +527,9 @@ impl Run {
         let restored = other.open(0);
         for data_key in self.handed_out.iter().filter(|data_key| data_key.moment <= moment) {
             let request = KeyRequest { key_id: data_key.key.to_string() };
+            if self.may_be_retired(moment, data_key) {
+                continue;
+            }
             // Destroyed keys are gone from here too, later at most.
             let Ok(key) = restored.describe_key(&place.caller, &request) else { continue };
             if key.key_manager != KeyManager::Internal && key.key_state != KeyState::Enabled {

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use rustix::fs::Stat;
 
-use super::attributes;
 use super::finding::Finding;
 use super::page::{self, Candidate, PageBytes};
 use super::repair::Remedy;
 use super::report::{Found, Place};
 use super::scene::{Keyed, Scene};
+use super::{attributes, index};
 use crate::chunk::{Backing, ChunkError, Flaw, Inspector, Integrity, Opened, SealedFile};
 use crate::format::floors::{ENTRIES, INLINE};
 use crate::format::head::Kind;
@@ -41,6 +41,7 @@ pub(super) fn check(scene: &Scene<'_>, job: Job) -> ControlFlow<()> {
             return ControlFlow::Continue(());
         }
     };
+    index::count(&mut scene.ledger.lock().counts, &bytes, job.stat.st_size);
     let candidates = match page::candidates(&bytes, Kind::File) {
         Ok(candidates) => candidates,
         Err(error) => {

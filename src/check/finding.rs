@@ -48,6 +48,11 @@ pub enum Finding {
         reserved: u32,
     },
 
+    /// The index of the volume's files cannot be used.
+    IndexDamaged,
+    /// The index does not say what the headers say.
+    IndexDiffers,
+
     // Pages: of the volume, of directories and of files.
     /// One copy of a part of a page is damaged, or is not the authentic one.
     PartDamaged(Part),
@@ -147,6 +152,8 @@ impl Finding {
             Self::NotClean => "not-clean",
             Self::NotAllSettled => "not-all-settled",
             Self::EpochsBehind { .. } => "epochs-behind",
+            Self::IndexDamaged => "index-damaged",
+            Self::IndexDiffers => "index-differs",
             Self::PartDamaged(_) => "part-damaged",
             Self::RecordLost(_) => "record-lost",
             Self::RecordOfAnother(_) => "record-of-another",
@@ -234,6 +241,13 @@ impl fmt::Display for Finding {
             Self::EpochsBehind { epoch, reserved } => write!(
                 f,
                 "its epoch {epoch} is not below {reserved}, as the volume's page promises: an old page was put back"
+            ),
+            Self::IndexDamaged => {
+                write!(f, "the index of the volume's files is damaged or of another volume")
+            }
+            Self::IndexDiffers => write!(
+                f,
+                "the index counts other files than there are: some came, went or changed while it was not mounted"
             ),
             Self::PartDamaged(Part::Head(0)) => write!(f, "the head is damaged; its copy is good"),
             Self::PartDamaged(Part::Head(_)) => write!(f, "the copy of the head is damaged"),

@@ -10,6 +10,7 @@ mod attributes;
 mod directory;
 mod file;
 pub mod finding;
+mod index;
 mod links;
 mod names;
 mod page;
@@ -121,7 +122,7 @@ pub fn check(
     let ledger = look(&scene, &pages)?;
     drop(scene);
     let mut report = if options.repair && !ledger.report.cancelled {
-        repair::repair(volume, provider, ledger).map_err(CheckError::Repair)?
+        repair::repair(dir, volume, provider, ledger).map_err(CheckError::Repair)?
     } else {
         ledger.report
     };
@@ -193,6 +194,7 @@ fn look(scene: &Scene<'_>, pages: &volume::Pages) -> Result<Ledger, CheckError> 
     if !whole {
         return Err(CheckError::Broken);
     }
+    index::check(scene);
     let mut ledger = std::mem::take(&mut *scene.ledger.lock());
     ledger.report.volume = scene.volume;
     ledger.report.keyless = scene.keyed.is_none();

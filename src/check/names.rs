@@ -14,6 +14,7 @@ use super::scene::Scene;
 use crate::chunk::Backing;
 use crate::crypto::TAG_LEN;
 use crate::crypto::kdf::sha256;
+use crate::format::index::INDEX_NAME;
 use crate::format::{DIRECTORY_NAME, RESERVED_PREFIX, VOLUME_COPY_NAME, VOLUME_NAME};
 use crate::fs::disk::DiskFile;
 use crate::names::target::TARGETS_NAME;
@@ -57,9 +58,10 @@ pub(super) fn form(name: &str, in_root: bool) -> Form {
         return if is_hash { form } else { Form::Foreign };
     }
     if name.starts_with(RESERVED_PREFIX) {
-        let is_leftover = || [VOLUME_NAME, VOLUME_COPY_NAME].iter().any(|page| name == format!("{page}.new"));
+        let own = [VOLUME_NAME, VOLUME_COPY_NAME, INDEX_NAME];
+        let is_leftover = || own.iter().any(|own| name == format!("{own}.new"));
         return match name {
-            VOLUME_NAME | VOLUME_COPY_NAME if in_root => Form::Own,
+            VOLUME_NAME | VOLUME_COPY_NAME | INDEX_NAME if in_root => Form::Own,
             TARGETS_NAME if in_root => Form::Targets,
             LOST_NAME if in_root => Form::Lost,
             DIRECTORY_NAME if !in_root => Form::Own,
@@ -191,6 +193,9 @@ mod tests {
     fn own_names_have_their_place() {
         assert_eq!(form("kmsfs.volume", true), Form::Own);
         assert_eq!(form("kmsfs.volume", false), Form::Foreign);
+        assert_eq!(form("kmsfs.index", true), Form::Own);
+        assert_eq!(form("kmsfs.index", false), Form::Foreign);
+        assert_eq!(form("kmsfs.index.new", true), Form::Leftover);
         assert_eq!(form("kmsfs.dir", false), Form::Own);
         assert_eq!(form("kmsfs.dir", true), Form::Foreign);
         assert_eq!(form("kmsfs.volume.copy.new", true), Form::Leftover);

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 
 use super::file::{is_settled, read_page};
 use super::finding::Finding;
+use super::index;
 use super::names::{Form, form};
 use super::page::{self, PageBytes};
 use super::quarantine::{Quarantine, open_dir, split};
@@ -24,7 +25,8 @@ use crate::format::slot::Wrapped;
 use crate::format::state::DirectoryState;
 use crate::format::{DIRECTORY_NAME, Id};
 use crate::fs::disk::{Disk, DiskFile};
-use crate::fs::{Fs, ID_XATTR, Volume};
+use crate::fs::{Counts, Fs, ID_XATTR, Volume, volume_files};
+use crate::kms::api::NoteVolumeRequest;
 use crate::provider::Provider;
 
 /// What can be done about a finding.
@@ -34,6 +36,8 @@ pub(super) enum Remedy {
     VolumePage,
     /// Note that the volume is in order.
     Marks,
+    /// Make the index anew.
+    Index,
     /// Reserve epochs above all that are used.
     RaiseEpochs,
     /// Write a page that was put together from the good parts.
@@ -60,7 +64,7 @@ fn order(remedy: &Remedy) -> u8 {
         Remedy::Remove => 3,
         Remedy::Quarantine => 4,
         Remedy::Settle => 5,
-        Remedy::Marks => 6,
+        Remedy::Marks | Remedy::Index => 6,
     }
 }
 
@@ -68,14 +72,22 @@ fn order(remedy: &Remedy) -> u8 {
 ///
 /// # Errors
 /// When it cannot be noted that the volume is being written, or that it is in order again.
-pub(super) fn repair(mut volume: Volume, provider: &Arc<dyn Provider>, ledger: Ledger) -> io::Result<Report> {
+pub(super) fn repair(
+    dir: &Path,
+    mut volume: Volume,
+    provider: &Arc<dyn Provider>,
+    ledger: Ledger,
+) -> io::Result<Report> {
     let Ledger { mut report, mut remedies, misplaced, newest_epoch, incomplete, .. } = ledger;
     if remedies.is_empty() {
         return Ok(report);
     }
     let depth = |number: usize| report.findings[number].place.backing.iter().count();
     remedies.sort_by_key(|(number, remedy)| (order(remedy), std::cmp::Reverse(depth(*number))));
+    note(dir, &volume, &**provider, None)?;
     volume.begin_repair()?;
+    // What follows happens behind its back.
+    volume.discard_counts()?;
     volume.next_epoch(newest_epoch)?;
     let (later, now): (Vec<_>, Vec<_>) =
         remedies.into_iter().partition(|(_, remedy)| order(remedy) >= order(&Remedy::Settle));
@@ -99,8 +111,40 @@ pub(super) fn repair(mut volume: Volume, provider: &Arc<dyn Provider>, ledger: L
     let settle: Vec<usize> =
         later.iter().filter(|(_, remedy)| matches!(remedy, Remedy::Settle)).map(|(n, _)| *n).collect();
     let volume = Settled::new(volume, provider, &settle, &mut report)?;
+    let counts = rebuild_index(volume.get(), &mut report);
     finish(volume.get(), &**provider, &settle, &moved, incomplete, &mut report)?;
+    note(dir, volume.get(), &**provider, counts.as_ref())?;
     Ok(report)
+}
+
+/// Makes the index anew. Without it, the next mount does not know what wraps its files.
+fn rebuild_index(volume: &Volume, report: &mut Report) -> Option<Counts> {
+    match index::rebuild(volume) {
+        Ok(counts) => {
+            let found = report.findings.iter_mut();
+            found
+                .filter(|found| matches!(found.finding, Finding::IndexDamaged | Finding::IndexDiffers))
+                .for_each(|found| found.repaired = Some("made anew from the headers".to_owned()));
+            Some(counts)
+        }
+        Err(error) => {
+            report.notes.push(format!("the index was not made anew: {error}; 'kmsfs reindex' tries again"));
+            None
+        }
+    }
+}
+
+/// Tells the key service that the volume is being changed, or what it holds now.
+fn note(dir: &Path, volume: &Volume, provider: &dyn Provider, counts: Option<&Counts>) -> io::Result<()> {
+    let files = counts.map(|counts| volume_files(counts.clone(), true)).unwrap_or_default();
+    let dir = std::path::absolute(dir)?;
+    let note = NoteVolumeRequest {
+        volume_id: volume.id.to_string(),
+        path: dir.display().to_string(),
+        open: counts.is_none(),
+        files,
+    };
+    provider.note_volume(&note).map_err(io::Error::other)
 }
 
 /// The volume after its interrupted files were settled; still locked.
@@ -227,7 +271,7 @@ impl Workshop<'_> {
                 Ok("removed".to_owned())
             }
             Remedy::Quarantine => self.put_aside(backing, &found.finding),
-            Remedy::Settle | Remedy::Marks => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            Remedy::Settle | Remedy::Marks | Remedy::Index => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         }
     }
 

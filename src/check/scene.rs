@@ -16,8 +16,8 @@ use super::repair::Remedy;
 use super::report::{Found, Place, Report};
 use crate::chunk::Integrity;
 use crate::format::Id;
-use crate::fs::Volume;
 use crate::fs::disk::{Disk, DiskFile};
+use crate::fs::{Counts, Volume};
 use crate::provider::Provider;
 
 /// What a check works with.
@@ -62,6 +62,8 @@ pub(super) struct Ledger {
     pub(super) targets: HashMap<String, u64>,
     /// Authentic records of directories that were found in another directory.
     pub(super) misplaced: HashMap<Id, PageBytes>,
+    /// What wraps the files, by their headers.
+    pub(super) counts: Counts,
     /// The newest epoch of any file.
     pub(super) newest_epoch: u32,
     /// Some part of the tree could not be listed.

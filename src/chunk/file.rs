@@ -183,6 +183,11 @@ impl<B: Backing> SealedFile<B> {
         self.shape.read().wrapped.clone()
     }
 
+    /// Looks at the wrapped data key where it is.
+    pub fn with_wrapped<R>(&self, look: impl FnOnce(&Wrapped) -> R) -> R {
+        look(&self.shape.read().wrapped)
+    }
+
     /// Whether the header vouches for every chunk as it is now.
     pub fn is_settled(&self) -> bool {
         let shape = self.shape.read();

@@ -135,6 +135,18 @@ pub(super) enum Command {
     /// Look at the log of all calls of the key store, and verify it
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Show and forget the volumes that use the key store
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Count anew what wraps the files of a volume
+    ///
+    /// A volume knows at any time how many files each version of a master key wraps. After a crash it is
+    /// counted by itself when it is mounted; a volume that was made by an older release, or whose index
+    /// is damaged, is counted by this. It may be in use meanwhile.
+    Reindex {
+        /// A mount point or a volume
+        path: PathBuf,
+    },
     /// Look at files in a mount
     #[command(subcommand)]
     File(FileCommand),
@@ -287,6 +299,20 @@ pub(super) struct Rewrap {
     pub(super) rate: Option<u32>,
 }
 
+/// What to do with the volumes that the key store knows.
+#[derive(Debug, Subcommand)]
+pub(super) enum VolumeCommand {
+    /// List the volumes, where they are or were last, and how many files they have
+    List,
+    /// Forget a volume that is gone for good, or counts no more
+    ///
+    /// It is remembered again when it is mounted.
+    Forget {
+        /// Its id
+        volume: String,
+    },
+}
+
 /// What to do with files.
 #[derive(Debug, Subcommand)]
 pub(super) enum FileCommand {
@@ -416,7 +442,9 @@ Exit codes:
   32  something is wrong with the audit log
   33  files could not be wrapped as wanted; they are named
   34  ended by a signal; the same command goes on
-  35  it was not confirmed, so nothing was changed";
+  35  it was not confirmed, so nothing was changed
+  36  the number of files that depend on the key is another one, or not certain
+  37  files still depend on that version of the key";
 
 #[cfg(test)]
 mod tests {

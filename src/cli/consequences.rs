@@ -9,10 +9,14 @@ use serde_json::{Value, json};
 
 use super::args::Global;
 use super::exit::{CliError, CliResult, Code};
+use super::impact;
 use super::key::{aliases_of, last_use_of};
+use super::key_args::Confirmation;
 use super::key_store::{KeyStore, Reach};
 use super::output::{Output, count, fields};
-use crate::kms::api::{GrantListEntry, KeyLastUsage, ListGrantsRequest, ListGrantsResponse, StatusResponse};
+use crate::kms::api::{
+    GrantListEntry, KeyImpactResponse, KeyLastUsage, ListGrantsRequest, ListGrantsResponse, StatusResponse,
+};
 use crate::kms::{KeyManager, KeyMetadata, KeyState, Operation, Origin, check_state};
 
 /// Grants that are fetched to be shown: one page.
@@ -70,6 +74,9 @@ pub(super) struct Consequences {
     aliases: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mounts: Option<Vec<MountUse>>,
+    /// What depends on the key in all known volumes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    impact: Option<KeyImpactResponse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     grants: Option<Vec<GrantListEntry>>,
     /// Whether there are more grants than these.
@@ -91,17 +98,17 @@ struct MountUse {
     open_files: Option<u64>,
 }
 
-/// Shows what taking a key away comes to, and has it confirmed unless `yes` says that it is.
+/// Shows what taking a key away comes to, and has it confirmed unless it is.
 /// Answers the key store, for it to be done, and the consequences. They are absent where there are
 /// none: the key is in that state already, or cannot be taken away at all.
 ///
 /// # Errors
-/// [`Code::NotConfirmed`]; what the key's state does not allow. Nothing has changed then.
+/// [`Code::NotConfirmed`], [`Code::NotAsExpected`]; what the key's state does not allow. Nothing has changed then.
 pub(super) fn confirmed(
     global: &Global,
     key: &str,
     taking: Taking,
-    yes: bool,
+    confirmation: &Confirmation,
     output: &Output,
 ) -> CliResult<(KeyStore, KeyMetadata, Option<Consequences>)> {
     let reach = Reach::new(global);
@@ -113,7 +120,10 @@ pub(super) fn confirmed(
     check_state(taking.operation(), &key.arn, key.key_state)?;
     let found = Consequences::gather(&store, key.clone(), taking);
     found.lines().iter().for_each(|line| output.note(line));
-    if yes {
+    if let Some(expected) = confirmation.expect_files {
+        found.check_files(expected)?;
+    }
+    if confirmation.yes {
         return Ok((store, key, Some(found)));
     }
     // A person may think for long, and others need the key store meanwhile.
@@ -128,6 +138,7 @@ impl Consequences {
         let mut unknown = Vec::new();
         let aliases = known(&mut unknown, "aliases", aliases_of(store, &id));
         let mounts = known(&mut unknown, "mounts", mounts(store, &key.arn));
+        let impact = known(&mut unknown, "files", impact::ask(store, &key.arn));
         let request =
             ListGrantsRequest { key_id: id.clone(), limit: Some(MAX_GRANTS), ..ListGrantsRequest::default() };
         let grants: Option<ListGrantsResponse> =
@@ -143,6 +154,7 @@ impl Consequences {
             pending_window_in_days: window_days,
             aliases,
             mounts,
+            impact,
             more_grants: grants.as_ref().is_some_and(|grants| grants.truncated),
             grants: grants.map(|grants| grants.grants),
             key_last_usage,
@@ -166,6 +178,9 @@ impl Consequences {
             if mounts.is_empty() {
                 pairs.push(("mounts", "none".to_owned()));
             }
+        }
+        if let Some(impact) = &self.impact {
+            pairs.extend(impact::pairs(impact));
         }
         if let Some(grants) = &self.grants {
             pairs.push(("grants", grantees(grants, self.more_grants)));
@@ -201,6 +216,18 @@ impl Consequences {
                     .to_owned()
             }
         }
+    }
+
+    /// Refuses unless exactly `expected` files depend on the key, as far as can be known.
+    fn check_files(&self, expected: u64) -> CliResult<()> {
+        let why = match &self.impact {
+            Some(impact) if impact.certain && impact.files == expected => return Ok(()),
+            Some(impact) if impact.certain => format!("{} depend on the key", count(impact.files, "file")),
+            _ => "how many files depend on the key is not certain".to_owned(),
+        };
+        let next = "so nothing was changed; 'kmsfs key impact' says more";
+        let error = CliError::new(Code::NotAsExpected, format!("{why}, not {expected} as expected, {next}"));
+        Err(error.with(json!({ "consequences": self })))
     }
 
     /// Has a person at the terminal confirm it.

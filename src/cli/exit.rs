@@ -45,6 +45,8 @@ pub(super) enum Code {
     Left = 33,
     Interrupted = 34,
     NotConfirmed = 35,
+    NotAsExpected = 36,
+    StillUsed = 37,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.

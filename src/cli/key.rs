@@ -68,7 +68,7 @@ pub(super) fn disable(
     confirmation: &Confirmation,
     output: &Output,
 ) -> CliResult<()> {
-    let (store, key, consequences) = confirmed(global, key, Taking::Disable, confirmation.yes, output)?;
+    let (store, key, consequences) = confirmed(global, key, Taking::Disable, confirmation, output)?;
     let request = KeyRequest { key_id: key.key_id.to_string() };
     let response: StateResponse = store.call("DisableKey", &request)?;
     report(response, consequences, &format!("disabled {}", key.key_id), output)
@@ -82,7 +82,7 @@ pub(super) fn schedule_deletion(
     output: &Output,
 ) -> CliResult<()> {
     let (store, key, consequences) =
-        confirmed(global, key, Taking::Delete { window_days }, confirmation.yes, output)?;
+        confirmed(global, key, Taking::Delete { window_days }, confirmation, output)?;
     let request = ScheduleKeyDeletionRequest {
         key_id: key.key_id.to_string(),
         pending_window_in_days: Some(window_days),

@@ -82,6 +82,22 @@ pub(super) enum KeyCommand {
         #[command(flatten)]
         confirmation: Confirmation,
     },
+    /// Show what depends on a master key: files, bytes, open handles and users, in all known volumes
+    ///
+    /// Answers at once, also for volumes that are away: from what they had when they were last unmounted.
+    Impact {
+        /// Id, ARN or alias/NAME
+        key: String,
+        /// The names of the files too; looks at every file of the volumes
+        #[arg(long)]
+        paths: bool,
+    },
+    /// Destroy an old version of a master key's material, for ever
+    ///
+    /// Refused while a known volume has files under it, or may have: 'kmsfs rewrap' brings files to the
+    /// newest version. What copies, snapshots and backups of volumes still hold under the version, what
+    /// 'kmsfs fsck' has put aside, and what Encrypt made with it is not counted and becomes unreadable.
+    RetireVersion(RetireVersion),
     /// Print the public half of an asymmetric key
     PublicKey {
         /// Id, ARN or alias/NAME
@@ -111,6 +127,25 @@ pub(super) struct Confirmation {
     /// Do it without asking; needed where there is no terminal to ask at
     #[arg(long)]
     pub(super) yes: bool,
+    /// Do it only if exactly so many files depend on the key, and that is certain
+    #[arg(long, value_name = "N", requires = "yes")]
+    pub(super) expect_files: Option<u64>,
+}
+
+/// Arguments of `key retire-version`.
+#[derive(Debug, Args)]
+pub(super) struct RetireVersion {
+    /// Id, ARN or alias/NAME
+    pub(super) key: String,
+    /// The version
+    #[arg(value_name = "VERSION")]
+    pub(super) key_version: u32,
+    /// Do it without asking; needed where there is no terminal to ask at
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// Do not ask for a volume that is not mounted: whatever it has under the version is lost
+    #[arg(long, value_name = "VOLUME-ID")]
+    pub(super) leave_out: Vec<String>,
 }
 
 /// Arguments of `key create`.

@@ -61,8 +61,7 @@ pub(super) fn delete_material(
     confirmation: &Confirmation,
     output: &Output,
 ) -> CliResult<()> {
-    let (store, key, consequences) =
-        confirmed(global, key, Taking::DeleteMaterial, confirmation.yes, output)?;
+    let (store, key, consequences) = confirmed(global, key, Taking::DeleteMaterial, confirmation, output)?;
     let id = key.key_id.to_string();
     let request = DeleteImportedKeyMaterialRequest { key_id: id.clone(), key_material_id: None };
     let response: ImportResponse = store.call("DeleteImportedKeyMaterial", &request)?;

@@ -15,6 +15,7 @@ mod file;
 mod fsck;
 mod grant;
 mod handover;
+mod impact;
 mod key;
 mod key_args;
 mod key_import;
@@ -27,6 +28,7 @@ mod mount_helper;
 mod output;
 mod policy;
 mod recovery_kit;
+mod retire;
 mod rewrap;
 mod scrub;
 mod secret;
@@ -38,6 +40,7 @@ mod store;
 mod store_args;
 mod tag;
 mod volume;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -112,6 +115,8 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
         Command::Rewrap(asked) => return rewrap::rewrap(global, &asked, output),
         Command::File(FileCommand::SetKey(asked)) => return rewrap::set_key(global, &asked, output),
         Command::Scrub(scrub) => return scrub::scrub(global, &scrub, output),
+        Command::Reindex { path } => return volumes::reindex(global, &path, output),
+        Command::Volume(command) => volumes::run(global, &command, output),
         Command::Init(init) => volume::init(global, &init, output),
         Command::Mount(mount) => mount::mount(global, &mount),
         Command::Umount(umount) => volume::umount(&umount),
@@ -128,6 +133,8 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
                 key::schedule_deletion(global, &key, pending_window_in_days, &confirmation, output)
             }
             KeyCommand::CancelDeletion { key } => key::cancel_deletion(global, &key, output),
+            KeyCommand::Impact { key, paths } => impact::impact(global, &key, paths, output),
+            KeyCommand::RetireVersion(asked) => retire::retire(global, &asked, output),
             KeyCommand::Rotate { key } => key::rotate(global, &key, output),
             KeyCommand::Rotation(command) => key_rotation::run(global, &command, output),
             KeyCommand::Import(command) => key_import::run(global, &command, output),

@@ -214,6 +214,11 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
         }
         KeyStore::Served(_) => None,
     };
+    if let Err(error) = fs.announce(&plan.volume) {
+        // Else the next mount would take the volume for one that crashed.
+        let _ = fs.shut_down();
+        return Err(error.into());
+    }
     let watching = provider.attach(Arc::new(Watcher(Arc::clone(&fs))))?;
     let mounted = Mounted::new(Arc::clone(&fs), &plan.volume, &plan.mountpoint, &plan.options, stops);
     let mounted = mounted.map_err(|e| {
@@ -228,6 +233,9 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
     let why = mounted.serve(plan.idle_timeout);
     notify(&plan, &[NotifyState::Status("making everything durable"), NotifyState::Stopping]);
     let ended = mounted.finish(why);
+    if ended.is_ok() {
+        fs.take_leave(&plan.volume);
+    }
     drop(watching);
     let server = server.filter(|server| server.attached_mounts() > 0 && !signalled.came());
     tracing::info!("{} is unmounted", plan.mountpoint.display());

@@ -98,13 +98,23 @@ pub(super) fn list(
 }
 
 /// A volume's files, by way of its mount or without one.
-enum Reached {
+pub(super) enum Reached {
     Mounted(Mounted, Place),
     Unmounted(Box<Unmounted>, Place),
 }
 
 impl Reached {
-    fn at(global: &Global, store: &KeyStore, path: &Path) -> CliResult<Self> {
+    /// For changing something.
+    pub(super) fn at(global: &Global, store: &KeyStore, path: &Path) -> CliResult<Self> {
+        Self::reach(global, store, path, false)
+    }
+
+    /// For looking.
+    pub(super) fn to_read(global: &Global, store: &KeyStore, path: &Path) -> CliResult<Self> {
+        Self::reach(global, store, path, true)
+    }
+
+    fn reach(global: &Global, store: &KeyStore, path: &Path, read_only: bool) -> CliResult<Self> {
         let path = path.canonicalize().map_err(|e| CliError::io(path, &e))?;
         if is_mounted(&path) || !Volume::exists(&path) {
             let (tree, top) = mounted(&path)?;
@@ -112,24 +122,25 @@ impl Reached {
         }
         let descriptors = process::raise_descriptor_limit().map_err(|e| CliError::io(&path, &e))?;
         let provider = store.provider(&dir(global)?);
-        let volume = handover::open(&path, &*provider, false).map_err(|error| match error {
+        let volume = handover::open(&path, &*provider, read_only).map_err(|error| match error {
             VolumeError::InUse { .. } => {
                 CliError::new(Code::VolumeInUse, format!("{error}; name its mount point instead"))
             }
             error => error.into(),
         })?;
-        let (tree, top) = Unmounted::new(Fs::new(volume, provider, &path, descriptors)?, &path);
+        let (tree, top) = Unmounted::new(Fs::new(volume, provider, &path, descriptors)?, &path)
+            .map_err(|e| CliError::io(&path, &e))?;
         Ok(Self::Unmounted(Box::new(tree), top))
     }
 
-    fn parts(&self) -> (&dyn Tree, &Place) {
+    pub(super) fn parts(&self) -> (&dyn Tree, &Place) {
         match self {
             Self::Mounted(tree, top) => (tree, top),
             Self::Unmounted(tree, top) => (&**tree, top),
         }
     }
 
-    fn close(self, path: &Path) -> CliResult<()> {
+    pub(super) fn close(self, path: &Path) -> CliResult<()> {
         match self {
             Self::Mounted(..) => Ok(()),
             Self::Unmounted(tree, _) => tree.close().map_err(|e| CliError::io(path, &e)),

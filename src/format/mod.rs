@@ -7,6 +7,7 @@
 
 pub mod floors;
 pub mod head;
+pub mod index;
 pub mod layout;
 pub mod page;
 pub mod schedule;

@@ -13,6 +13,7 @@
 //!   ├─ "kmsfs v1 names" ‖ directory id   one key per directory
 //!   ├─ "kmsfs v1 symlinks"           targets of symbolic links
 //!   ├─ "kmsfs v1 xattr names"        names of extended attributes, on any file
+//!   ├─ "kmsfs v1 index"              kmsfs.index
 //!   └─ "kmsfs v1 directory xattr"    values of extended attributes of what is no regular file
 //! ```
 //!
@@ -50,6 +51,8 @@ pub mod labels {
     pub const XATTR_NAMES: &[u8] = b"kmsfs v1 xattr names";
     /// Values of extended attributes of what is no regular file.
     pub const DIRECTORY_XATTR: &[u8] = b"kmsfs v1 directory xattr";
+    /// The index of what wraps how many files.
+    pub const INDEX: &[u8] = b"kmsfs v1 index";
 }
 
 /// What is derived from a file's data key.
@@ -107,6 +110,8 @@ pub struct VolumeKeys {
     pub xattr_names: Key,
     /// Seals values of extended attributes of what is no regular file.
     pub directory_xattr: Key,
+    /// Seals the index.
+    pub index: Key,
     /// Binds the volume's page to the volume key.
     pub commitment: [u8; COMMITMENT_LEN],
     names: Kdf,
@@ -122,6 +127,7 @@ impl VolumeKeys {
             symlinks: kdf.key(&[labels::SYMLINKS]),
             xattr_names: kdf.key(&[labels::XATTR_NAMES]),
             directory_xattr: kdf.key(&[labels::DIRECTORY_XATTR]),
+            index: kdf.key(&[labels::INDEX]),
             commitment: kdf.commitment(&[labels::VOLUME_COMMITMENT]),
             names: kdf,
         }

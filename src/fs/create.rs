@@ -16,7 +16,7 @@ use super::inode::Inode;
 use super::keys::file_context;
 use super::lookup::seal_name;
 use super::open_file::{Ciphertext, OpenFile};
-use super::{Attr, FileKind, Fs, FsResult, Requester};
+use super::{Attr, FileKind, Fs, FsResult, Requester, Wrapping};
 use crate::chunk::SealedFile;
 use crate::format::head::{Head, Kind};
 use crate::format::slot::Wrapped;
@@ -47,7 +47,7 @@ impl Fs {
     /// As open(2), and those of the directory's master key.
     pub fn create(&self, by: Requester, parent: u64, name: &OsStr, mode: NewMode) -> FsResult<(Attr, u64)> {
         let (attr, inode, open) = self.create_file(by, parent, name, mode)?;
-        Ok((attr, self.new_handle(inode, open, true)))
+        Ok((attr, self.new_handle(by, inode, open, true)))
     }
 
     /// Creates a regular file, FIFO, socket or device node. Counts a look-up.
@@ -112,6 +112,10 @@ impl Fs {
         let inode = self.inodes.find(ino)?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
+        let _changing = self.changing.read();
+        if self.index.is_counting() {
+            self.count(&inode);
+        }
         self.make_named(&parent, &stored, || {
             Ok(self.volume.disk.link(&*inode.fd()?, &*parent.fd()?, &stored.name)?)
         })?;
@@ -132,14 +136,17 @@ impl Fs {
         let stored = seal_name(&directory, name)?;
         let dir = parent.fd()?;
         let disk = &self.volume.disk;
+        let _changing = self.changing.read();
         let create = || disk.create(&dir, &stored.name, OFlags::EXCL, self.permissions(&dir, mode));
         let file = self.make_named(&parent, &stored, || on_behalf_of(by, create))?;
         let made = (|| {
             self.give_group(by, &file)?;
             let open = Arc::new(self.begin_file(&directory, file)?);
             let inode = self.inodes.enter(&parent, &stored.name)?;
+            let wrapping = self.index.share(open.sealed.with_wrapped(Wrapping::of));
             let mut opening = inode.opening();
-            opening.file = Some(Arc::clone(&open));
+            self.index.add(inode.ino, &wrapping, 0);
+            opening.begin(Arc::clone(&open), wrapping, 0);
             opening.count(true);
             drop(opening);
             match self.attr_of(&inode) {
@@ -222,9 +229,14 @@ impl Fs {
 
     /// Removes an entry that could not be finished.
     fn undo(&self, parent: &Inode, stored: &StoredName) {
+        let made = self.inodes.known(parent, &stored.name);
         let removed = parent.fd().and_then(|fd| Ok(self.volume.disk.unlink(&*fd, &stored.name)?));
-        if removed.is_ok() {
-            self.remove_sidecar(parent, stored);
+        match removed {
+            Ok(()) => {
+                self.remove_sidecar(parent, stored);
+                self.free_if_gone(made.ok().flatten().as_ref());
+            }
+            Err(error) => self.index.lose(&error),
         }
     }
 

@@ -11,7 +11,7 @@ use super::descriptors::Descriptors;
 use super::directory::Directory;
 use super::open_file::OpenFile;
 use super::volume::Volume;
-use super::{FsError, FsResult, ROOT_INO};
+use super::{FsError, FsResult, ROOT_INO, Wrapping};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::sys;
@@ -57,9 +57,22 @@ pub(super) struct Opening {
     pub(super) handles: u64,
     /// Those of them that may write.
     pub(super) writers: u64,
+    /// What wraps the file's data key, once that was looked at.
+    pub(super) wrapping: Option<Arc<Wrapping>>,
+    /// Bytes that the index counts an open file with.
+    pub(super) bytes: u64,
+    /// The file has lost its last name.
+    pub(super) gone: bool,
 }
 
 impl Opening {
+    /// Notes that the file is open from now on, and what it is counted as.
+    pub(super) fn begin(&mut self, file: Arc<OpenFile>, wrapping: Arc<Wrapping>, bytes: u64) {
+        self.file = Some(file);
+        self.wrapping = Some(wrapping);
+        self.bytes = bytes;
+    }
+
     /// The open file, with a handle more, if there is one.
     pub(super) fn join(&mut self, write: bool) -> Option<Arc<OpenFile>> {
         let file = self.file.clone()?;

@@ -38,12 +38,20 @@ pub enum Whence {
 }
 
 impl Fs {
-    /// Opens a regular file; answers a handle. Whoever opened it may do so is the kernel's
+    /// Opens a regular file for this process; answers a handle. Whoever opened it may do so is the kernel's
     /// decision; that its key is usable is decided here.
     ///
     /// # Errors
     /// As open(2), and those of the file's master key.
     pub fn open(&self, ino: u64, write: bool) -> FsResult<u64> {
+        self.open_for(Requester::own(), ino, write)
+    }
+
+    /// As [`Fs::open`], on behalf of somebody.
+    ///
+    /// # Errors
+    /// As [`Fs::open`].
+    pub fn open_for(&self, by: Requester, ino: u64, write: bool) -> FsResult<u64> {
         if write {
             self.check_writable()?;
         }
@@ -57,7 +65,7 @@ impl Fs {
             self.close_file(&inode, write);
             return Err(error);
         }
-        Ok(self.new_handle(inode, open, write))
+        Ok(self.new_handle(by, inode, open, write))
     }
 
     /// Reads into `out`; answers the number of bytes, fewer than asked for at the end only.
@@ -177,9 +185,15 @@ impl Fs {
     }
 
     /// A number for a handle of a file that [`Fs::open_file`] opened.
-    pub(super) fn new_handle(&self, inode: Arc<Inode>, open: Arc<OpenFile>, write: bool) -> u64 {
+    pub(super) fn new_handle(
+        &self,
+        by: Requester,
+        inode: Arc<Inode>,
+        open: Arc<OpenFile>,
+        write: bool,
+    ) -> u64 {
         let fh = self.new_handle_number();
-        self.handles.write().insert(fh, Arc::new(Handle { inode, open, write }));
+        self.handles.write().insert(fh, Arc::new(Handle { inode, open, write, uid: by.uid }));
         fh
     }
 

@@ -11,6 +11,8 @@ mod descriptors;
 mod directory;
 pub mod disk;
 mod error;
+mod index;
+mod index_file;
 mod inode;
 mod io;
 mod keep;
@@ -19,6 +21,7 @@ mod lookup;
 mod open_file;
 mod privileges;
 mod readdir;
+mod recount;
 mod recover;
 mod remove;
 mod rewrap;
@@ -34,29 +37,35 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::kms::VolumeFiles;
+use crate::kms::api::NoteVolumeRequest;
 use crate::provider::{CacheSettings, KeyCache, Provider};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Condvar, Mutex, RwLock};
 
 pub use attr::Time;
 pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};
 pub use create::NewMode;
 pub use directory::ID_XATTR;
 pub use error::{FsError, FsResult};
+pub use index::{Census, Count, Counts};
 pub use io::{Allocate, Whence};
 pub use keys::file_context;
 pub use readdir::DirEntry;
+pub use recount::{INDEX_XATTR, IndexInfo};
 pub use remove::RenameMode;
 pub use rewrap::{WRAP_XATTR, Wrapping};
 pub use sealed_xattr::open_attribute;
 pub use volume::{Volume, VolumeError};
-pub use watcher::Watcher;
+pub use watcher::{Watcher, volume_files};
 pub use xattr::{INFO_XATTR, KEY_XATTR};
 
+use index::Index;
 use inode::{Inode, InodeTable};
 use keys::Gates;
 use open_file::Handle;
 use readdir::Listing;
+use recount::Recounts;
 use settler::Settler;
 
 /// Inode number of the root, as FUSE wants it.
@@ -71,6 +80,14 @@ pub struct Requester {
     pub gid: u32,
     /// Process id; 0 where the kernel acts by itself, or for a process that is not to be seen.
     pub pid: u32,
+}
+
+impl Requester {
+    /// This process.
+    pub fn own() -> Self {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Self { uid, gid, pid: std::process::id() }
+    }
 }
 
 /// The kernel's caches, as far as the filesystem has to reach into them. Never called from within
@@ -100,6 +117,19 @@ pub struct Fs {
     unsettled: Mutex<HashSet<u64>>,
     /// Everything from an earlier crash has been looked at.
     recovered: AtomicBool,
+    /// What wraps how many files.
+    index: Index,
+    /// Held for reading while a file comes, goes or gets another name, and alone for the moments at
+    /// which a recount begins and ends.
+    changing: RwLock<()>,
+    recounts: Mutex<Recounts>,
+    recount_wanted: Condvar,
+    /// One walk over everything at a time.
+    walking: Mutex<()>,
+    /// Directories that the walk has yet to come to, each with a look-up counted.
+    to_visit: Mutex<Vec<Arc<Inode>>>,
+    /// Files that the walk could not tell what wraps.
+    unreadable: Mutex<Vec<Arc<Inode>>>,
     kernel: RwLock<Option<Arc<dyn KernelCache>>>,
     mountpoint: PathBuf,
 }
@@ -129,6 +159,13 @@ impl Fs {
             unsynced_records: Mutex::default(),
             unsettled: Mutex::default(),
             recovered: AtomicBool::new(!volume.is_recovering()),
+            index: Index::of(&volume),
+            changing: RwLock::new(()),
+            recounts: Mutex::default(),
+            recount_wanted: Condvar::new(),
+            walking: Mutex::new(()),
+            to_visit: Mutex::default(),
+            unreadable: Mutex::default(),
             kernel: RwLock::new(None),
             mountpoint: mountpoint.to_owned(),
             volume,
@@ -145,6 +182,32 @@ impl Fs {
         *self.kernel.write() = Some(kernel);
     }
 
+    /// Tells the key service that this process has the volume in `path` open for writing: until
+    /// [`Fs::take_leave`], nobody can tell what it holds without asking.
+    ///
+    /// # Errors
+    /// Those of the key service.
+    pub fn announce(&self, path: &Path) -> FsResult<()> {
+        self.note(path, true, VolumeFiles::default())
+    }
+
+    /// Tells the key service what the volume holds, now that it is shut down. Where it cannot be told,
+    /// the volume's files stay unknown to it.
+    pub fn take_leave(&self, path: &Path) {
+        if let Err(error) = self.note(path, false, self.volume_files()) {
+            tracing::warn!("the key service could not be told what the volume holds: {error}");
+        }
+    }
+
+    fn note(&self, path: &Path, open: bool, files: VolumeFiles) -> FsResult<()> {
+        if self.volume.read_only {
+            return Ok(());
+        }
+        let path = path.display().to_string();
+        let note = NoteVolumeRequest { volume_id: self.volume.id.to_string(), path, open, files };
+        Ok(self.provider.note_volume(&note)?)
+    }
+
     /// Settles every file, makes everything durable and marks the volume as properly unmounted,
     /// where it is. No operation may come after it.
     ///
@@ -158,6 +221,7 @@ impl Fs {
         }
         self.settle_all();
         self.volume.sync()?;
+        self.keep_index();
         let unsettled = !self.unsettled.lock().is_empty();
         // What a crash interrupted and could not be settled is still to be recovered.
         let recovered = self.recovered.load(Ordering::Acquire) && !(self.volume.is_recovering() && unsettled);
@@ -165,6 +229,19 @@ impl Fs {
         // could tell that nothing is left of it.
         let all_settled = !unsettled && self.volume.began_settled();
         Ok(self.volume.end_mount(recovered, all_settled)?)
+    }
+
+    /// Writes the index for the next mount. Without it, that one has to count.
+    fn keep_index(&self) {
+        let open = self.inodes.all().into_iter().any(|inode| inode.opening().file.is_some());
+        if open {
+            self.index.lose(&"a file could not be let go of");
+        }
+        if let Some(counts) = self.index.whole()
+            && let Err(error) = self.volume.keep_counts(&counts)
+        {
+            tracing::warn!("the index of the volume's files could not be written: {error}");
+        }
     }
 
     fn new_handle_number(&self) -> u64 {

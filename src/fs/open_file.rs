@@ -6,11 +6,12 @@ use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 
+use super::attr::keyless_size;
 use super::disk::{Disk, DiskFile};
 use super::inode::{Inode, Opening};
 use super::keys::{Gate, file_context};
 use super::volume::Volume;
-use super::{Fs, FsError, FsResult};
+use super::{Fs, FsError, FsResult, Wrapping};
 use crate::chunk::{Backing, ChunkError, Integrity, Opened, SealedFile};
 use crate::format::FormatError;
 use crate::format::schedule::FileKeys;
@@ -37,6 +38,8 @@ pub(super) struct Handle {
     pub(super) open: Arc<OpenFile>,
     /// It may write.
     pub(super) write: bool,
+    /// Whose it is.
+    pub(super) uid: u32,
 }
 
 /// A regular file's backing file, opened for writing as soon as that is wanted.
@@ -209,6 +212,11 @@ impl Fs {
             self.let_go(inode, opening);
         } else {
             open.last_use.store(self.settler.now(), Ordering::Relaxed);
+            let size = open.sealed.size();
+            if let Some(wrapping) = &opening.wrapping {
+                self.index.resize(inode.ino, wrapping, opening.bytes, size);
+                opening.bytes = size;
+            }
             drop(opening);
             self.settler.add(inode);
         }
@@ -216,7 +224,11 @@ impl Fs {
 
     /// Lets go of an open file that nobody uses.
     pub(super) fn let_go(&self, inode: &Inode, mut opening: MutexGuard<'_, Opening>) {
-        let settled = opening.file.take().is_none_or(|open| open.sealed.is_settled());
+        let open = opening.file.take();
+        if let Some(open) = &open {
+            self.count_closed(inode, &mut opening, open);
+        }
+        let settled = open.is_none_or(|open| open.sealed.is_settled());
         let mut unsettled = self.unsettled.lock();
         if settled || inode.links() == 0 {
             unsettled.remove(&inode.ino);
@@ -226,6 +238,24 @@ impl Fs {
         drop(unsettled);
         drop(opening);
         self.inodes.forget(inode.ino, 0);
+    }
+
+    /// Brings the count of a file up to date that is not open any more.
+    fn count_closed(&self, inode: &Inode, opening: &mut Opening, open: &OpenFile) {
+        let Some(wrapping) = opening.wrapping.clone() else { return };
+        if opening.gone {
+            return self.index.remove(inode.ino, &wrapping, opening.bytes);
+        }
+        if open.sealed.backing().for_writing().is_ok() {
+            match open.sealed.backing().length() {
+                Ok(length) => {
+                    let bytes = keyless_size(length);
+                    self.index.resize(inode.ino, &wrapping, opening.bytes, bytes);
+                    opening.bytes = bytes;
+                }
+                Err(error) => self.index.lose(&error),
+            }
+        }
     }
 
     /// How far a file that is not open now is to be believed.
@@ -253,6 +283,7 @@ impl Fs {
             }
             let (blob, data_key, gate) = fetched.map_err(|error| self.name_damage(inode, error))?;
             let mut current = true;
+            let length = disk.length()?;
             let opened = SealedFile::open(disk, self.integrity_of(inode), |_, wrapped| {
                 current = wrapped.blob == blob;
                 if current { Ok(data_key) } else { Err(FsError::new(libc::EAGAIN)) }
@@ -261,7 +292,15 @@ impl Fs {
                 continue;
             }
             let opened = opened.map_err(|error| self.name_damage(inode, error))?;
-            opening.file = Some(Arc::new(OpenFile::new(opened, gate)));
+            let wrapping = self.index.share(opened.file.with_wrapped(Wrapping::of));
+            // While files are being counted, an open one is; one without a name counts again.
+            if opening.gone || self.index.is_counting() {
+                let uncounted = opening.gone || !self.index.has(inode.ino);
+                if uncounted {
+                    self.index.add(inode.ino, &wrapping, keyless_size(length));
+                }
+            }
+            opening.begin(Arc::new(OpenFile::new(opened, gate)), wrapping, keyless_size(length));
             if let Some(open) = opening.join(want_write) {
                 return Ok(open);
             }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use rustix::fs::{OFlags, RenameFlags};
 
+use super::attr::keyless_size;
 use super::directory::{Directory, backing_names};
 use super::disk::DiskFile;
 use super::inode::{Inode, Opening};
 use super::lookup::seal_name;
-use super::{FileKind, Fs, FsError, FsResult};
+use super::{FileKind, Fs, FsError, FsResult, Wrapping};
 use crate::format::{DIRECTORY_NAME, RESERVED_PREFIX};
 use crate::names::{LONG_PREFIX, SIDECAR_SUFFIX, StoredName};
 
@@ -33,10 +34,11 @@ impl Fs {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
+        let _changing = self.changing.read();
         let removed = self.pin(&parent, &stored)?;
         self.volume.disk.unlink(&*parent.fd()?, &stored.name)?;
         self.remove_sidecar(&parent, &stored);
-        self.free_if_gone(removed.as_ref());
+        self.free_if_gone(removed.inode());
         Ok(())
     }
 
@@ -48,7 +50,7 @@ impl Fs {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
-        self.pin(&parent, &stored)?;
+        let _removed = self.pin(&parent, &stored)?;
         let emptied = self.empty_directory(&parent, &stored)?;
         if let Err(error) = self.volume.disk.remove_dir(&*parent.fd()?, &stored.name) {
             self.refill_directory(Some(emptied));
@@ -80,11 +82,20 @@ impl Fs {
             let refused = mode == RenameMode::NoReplace;
             return if refused { Err(FsError::new(libc::EEXIST)) } else { Ok(()) };
         }
-        let moved = self.inodes.known(&from, &source.name)?;
-        let replaced = self.inodes.known(&to, &target.name)?;
-        if let (RenameMode::Replace, Some(replaced)) = (mode, &replaced) {
-            replaced.pin()?;
+        let _changing = self.changing.read();
+        self.count_before_move(&from, &source.name);
+        if mode == RenameMode::Exchange {
+            self.count_before_move(&to, &target.name);
         }
+        let moved = self.inodes.known(&from, &source.name)?;
+        let pinned = match mode {
+            RenameMode::Replace => Some(self.pin(&to, &target)?),
+            _ => None,
+        };
+        let replaced = match &pinned {
+            Some(pinned) => pinned.inode().cloned(),
+            None => self.inodes.known(&to, &target.name)?,
+        };
         let rename = || self.rename_entry(&from, &source, &to, &target, mode);
         self.make_named(&to, &target, || match mode {
             // Both names are targets, and either may be missing.
@@ -126,27 +137,54 @@ impl Fs {
     }
 
     /// Keeps the inode behind an entry usable for those who have it open when the entry is gone.
-    fn pin(&self, parent: &Inode, stored: &StoredName) -> FsResult<Option<Arc<Inode>>> {
-        let known = self.inodes.known(parent, &stored.name)?;
-        known.iter().try_for_each(|inode| inode.pin())?;
-        Ok(known)
+    fn pin(&self, parent: &Arc<Inode>, stored: &StoredName) -> FsResult<Pinned<'_>> {
+        let (inode, lookups) = match self.inodes.known(parent, &stored.name)? {
+            Some(known) => (Some(known), 0),
+            // The kernel looks an entry up before it removes it; others need not.
+            None => (self.inodes.enter(parent, &stored.name).ok(), 1),
+        };
+        inode.iter().try_for_each(|inode| inode.pin())?;
+        Ok(Pinned { fs: self, inode, lookups })
     }
 
-    /// Frees the space of an inode that has lost its last name and that nobody has open: it does not
-    /// have to be settled any more.
-    fn free_if_gone(&self, inode: Option<&Arc<Inode>>) {
+    /// What is to be done when an inode has lost a name. If it was the last one and nobody has it open,
+    /// its space is freed, it does not have to be settled any more, and it counts no more.
+    pub(super) fn free_if_gone(&self, inode: Option<&Arc<Inode>>) {
         let Some(inode) = inode else { return };
         self.free_target(inode);
+        if inode.kind != FileKind::Regular {
+            return;
+        }
+        let Ok(stat) = inode.fd().and_then(|fd| Ok(self.volume.disk.stat(&*fd)?)) else {
+            return self.index.lose(&"a removed file could not be looked at");
+        };
+        if stat.st_nlink > 0 {
+            return;
+        }
         let is_idle = |opening: &Opening| opening.file.is_some() && opening.handles == 0;
-        let idle = is_idle(&inode.opening());
-        if idle && inode.links() == 0 {
+        let mut opening = inode.opening();
+        let known = std::mem::replace(&mut opening.gone, true);
+        if opening.file.is_none() && !known {
+            self.uncount(inode, &mut opening, keyless_size(stat.st_size.cast_unsigned()));
+        } else if is_idle(&opening) {
             // Without the file's lock held, which the settler takes after its own.
+            drop(opening);
             self.settler.remove(inode.ino);
             let opening = inode.opening();
             if is_idle(&opening) {
                 self.let_go(inode, opening);
             }
         }
+    }
+
+    /// Counts a file no more that nobody had open. Its header is still there to be read.
+    fn uncount(&self, inode: &Inode, opening: &mut Opening, bytes: u64) {
+        if !self.index.has(inode.ino) {
+            return;
+        }
+        let wrapping = self.wrapping_of(inode, opening);
+        let wrapping = wrapping.unwrap_or_else(|| self.index.share(Wrapping::unreadable()));
+        self.index.remove(inode.ino, &wrapping, bytes);
     }
 
     /// When a directory is to replace an empty one, which the backing filesystem does not take for
@@ -196,6 +234,28 @@ impl Fs {
         let Some(Emptied { fd, directory }) = emptied else { return };
         if let Err(error) = directory.restore_record(&self.volume, &fd) {
             tracing::error!("directory {}: {error}", crate::sys::path_of(&fd));
+        }
+    }
+}
+
+/// An inode that can be used when its name is gone.
+struct Pinned<'a> {
+    fs: &'a Fs,
+    inode: Option<Arc<Inode>>,
+    /// Look-ups to take back.
+    lookups: u64,
+}
+
+impl Pinned<'_> {
+    fn inode(&self) -> Option<&Arc<Inode>> {
+        self.inode.as_ref()
+    }
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        if let Some(inode) = self.inode.as_ref().filter(|_| self.lookups > 0) {
+            self.fs.forget(inode.ino, self.lookups);
         }
     }
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::inode::Inode;
+use super::attr::keyless_size;
+use super::inode::{Inode, Opening};
 use super::keep::keep_attributes;
 use super::keys::file_context;
 use super::open_file::{OpenFile, open_as_owner};
@@ -38,12 +39,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 8;
 
 /// What [`WRAP_XATTR`] shows. It is what the header says, which only the file's key can vouch for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Wrapping {
     /// ARN of the master key.
     pub key_arn: String,
     /// Version of the master key's material.
     pub key_version: u32,
+}
+
+impl Wrapping {
+    /// That of a wrapped key.
+    pub(super) fn of(wrapped: &Wrapped) -> Self {
+        Self { key_arn: wrapped.key_arn.clone(), key_version: wrapped.key_version }
+    }
 }
 
 /// Whether an attempt counts.
@@ -61,15 +69,15 @@ impl Fs {
     /// `ENODATA` for what has no wrapped key, `EIO` if the header is damaged.
     pub(super) fn wrapping(&self, inode: &Arc<Inode>) -> FsResult<Wrapping> {
         let wrapped = match inode.kind {
-            FileKind::Directory if inode.ino == ROOT_INO => self.volume.wrapped(),
+            FileKind::Directory if inode.ino == ROOT_INO => Wrapping::of(&self.volume.wrapped()),
             FileKind::Regular => {
                 let file = open_as_owner(&self.volume.disk, inode, OFlags::RDONLY)?;
                 let header = ClosedHeader::read(&file).map_err(|e| self.name_damage(inode, e.into()))?;
-                header.wrapped().clone()
+                Wrapping::of(header.wrapped())
             }
             _ => return Err(FsError::new(libc::ENODATA)),
         };
-        Ok(Wrapping { key_arn: wrapped.key_arn, key_version: wrapped.key_version })
+        Ok(wrapped)
     }
 
     /// What setting [`WRAP_XATTR`] does.
@@ -130,7 +138,12 @@ impl Fs {
         if open.sealed.wrapped() != before {
             return Ok(Attempt::Overtaken);
         }
-        keep_attributes(&self.volume.disk, inode, || Ok(open.sealed.rewrap(&derived, wrapped)?))?;
+        let after = self.index.share(Wrapping::of(&wrapped));
+        // Held until the file counts as what its header says.
+        let mut opening = inode.opening();
+        let written =
+            keep_attributes(&self.volume.disk, inode, || Ok(open.sealed.rewrap(&derived, wrapped)?));
+        self.count_rewrapped(inode, &mut opening, &before, after, None, written)?;
         *gate = new_gate;
         *keys = Some(Arc::new(derived));
         Ok(Attempt::Done)
@@ -150,13 +163,38 @@ impl Fs {
         let page = header.rewrapped(&keys, &wrapped)?;
         let gates = [self.gates.of(&header.wrapped().key_arn), self.gates.of(&wrapped.key_arn)];
         // Held until the header is written: nobody opens the file meanwhile.
-        let opening = inode.opening();
+        let mut opening = inode.opening();
         if opening.file.is_some() || !header.is_still_there(&file)? {
             return Ok(Attempt::Overtaken);
         }
         gates.iter().try_for_each(|gate| gate.check_program())?;
-        keep_attributes(&self.volume.disk, inode, || Ok(file.write_at(&page, 0)?))?;
+        let after = self.index.share(Wrapping::of(&wrapped));
+        let length = file.length()?;
+        let written = keep_attributes(&self.volume.disk, inode, || Ok(file.write_at(&page, 0)?));
+        self.count_rewrapped(inode, &mut opening, header.wrapped(), after, Some(length), written)?;
         Ok(Attempt::Done)
+    }
+
+    /// Counts a file as wrapped by something else from now on; `length` is that of the backing file of
+    /// one that is not open.
+    fn count_rewrapped(
+        &self,
+        inode: &Inode,
+        opening: &mut Opening,
+        before: &Wrapped,
+        after: Arc<Wrapping>,
+        length: Option<u64>,
+        written: FsResult<()>,
+    ) -> FsResult<()> {
+        if let Err(error) = written {
+            self.index.lose(&error);
+            opening.wrapping = None;
+            return Err(error);
+        }
+        let bytes = length.map_or(opening.bytes, keyless_size);
+        self.index.rewrap(inode.ino, &Wrapping::of(before), &after, bytes);
+        opening.wrapping = Some(after);
+        Ok(())
     }
 
     /// Another wrapping of a file's data key, by the newest version of a master key, its own if none

@@ -290,6 +290,16 @@ impl Volume {
         self.recover_since.is_some()
     }
 
+    /// Whether a mount that had reserved these epochs was the last, and ended properly.
+    pub(super) fn ended_with(&self, epochs_reserved: u32) -> bool {
+        !self.is_recovering() && self.base_epoch == epochs_reserved
+    }
+
+    /// Whether the volume was made and never mounted for writing before this mount.
+    pub(super) fn was_never_mounted(&self) -> bool {
+        self.ended_with(1)
+    }
+
     /// ARN of the master key that wraps the volume key.
     pub fn own_key(&self) -> String {
         self.page.lock().wrapped.key_arn.clone()

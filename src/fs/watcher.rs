@@ -8,15 +8,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Fs;
 use super::error::errno_of_state;
 use super::inode::Inode;
 use super::keys::Gate;
 use super::open_file::OpenFile;
-use crate::kms::{CutReport, KeyId, KeyState, KeyWatcher, MountStatus, Unwritten};
+use super::{Counts, Fs};
+use crate::kms::{
+    CutReport, KeyId, KeyState, KeyWatcher, MountStatus, OpenHandles, Unwritten, VolumeFiles, WrappedFiles,
+};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Instant, mpsc, thread};
 
+/// Versions of keys, and users of keys, that are listed at most: a status has to fit into a message.
+const MOST_LISTED: usize = 2000;
 /// Passes over a key's files while writes keep arriving.
 const MAX_PASSES: u32 = 3;
 /// How long the last dropping of caches may take.
@@ -33,11 +37,8 @@ impl KeyWatcher for Watcher {
         let realm = own_key.rsplit_once('/').map_or("", |(realm, _)| realm);
         let cut = fs.gates.cut().into_iter().map(|key| (format!("{realm}/{key}"), 0));
         let mut open_files: BTreeMap<String, u64> = cut.collect();
-        for (inode, open) in fs.open_files() {
-            if inode.opening().handles == 0 {
-                continue;
-            }
-            *open_files.entry(open.sealed.wrapped().key_arn).or_default() += 1;
+        for (_, open) in fs.files_in_use() {
+            *open_files.entry(open.sealed.with_wrapped(|wrapped| wrapped.key_arn.clone())).or_default() += 1;
         }
         MountStatus {
             mountpoint: fs.mountpoint.display().to_string(),
@@ -45,7 +46,15 @@ impl KeyWatcher for Watcher {
             pid: std::process::id(),
             read_only: fs.volume.read_only,
             open_files,
+            handles: fs.open_handles(),
+            files: fs.volume_files(),
         }
+    }
+
+    fn vouch(&self) -> Option<MountStatus> {
+        // What is made durable afterwards can only be more.
+        let status = self.describe();
+        (self.0.volume.read_only || self.0.volume.sync().is_ok()).then_some(status)
     }
 
     fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
@@ -87,9 +96,48 @@ impl KeyWatcher for Watcher {
     }
 }
 
-type OpenInode = (Arc<Inode>, Arc<OpenFile>);
+pub(super) type OpenInode = (Arc<Inode>, Arc<OpenFile>);
+
+/// What the key service is told of a volume's files. Nothing is certain where that would be too much.
+pub fn volume_files(counts: Counts, certain: bool) -> VolumeFiles {
+    let certain = certain && counts.len() <= MOST_LISTED;
+    let wrapped = counts.into_iter().take(MOST_LISTED).map(|(wrapping, count)| WrappedFiles {
+        key_arn: wrapping.key_arn,
+        key_version: wrapping.key_version,
+        files: count.files,
+        bytes: count.bytes,
+    });
+    VolumeFiles { certain, counting: false, wrapped: wrapped.collect() }
+}
 
 impl Fs {
+    fn open_handles(&self) -> Vec<OpenHandles> {
+        let mut counted: BTreeMap<(String, u32), u64> = BTreeMap::new();
+        for handle in self.handles.read().values() {
+            let key = handle.open.sealed.with_wrapped(|wrapped| wrapped.key_arn.clone());
+            *counted.entry((key, handle.uid)).or_default() += 1;
+        }
+        let counted = counted.into_iter().take(MOST_LISTED);
+        counted.map(|((key_arn, uid), handles)| OpenHandles { key_arn, uid, handles }).collect()
+    }
+
+    /// What the key service is told of the files.
+    pub(super) fn volume_files(&self) -> VolumeFiles {
+        let census = self.census();
+        let files = volume_files(census.counts, census.certain);
+        VolumeFiles { counting: census.counting, ..files }
+    }
+
+    /// Files that have handles. Does not look at each inode that the kernel knows.
+    pub(super) fn files_in_use(&self) -> Vec<OpenInode> {
+        let handles = self.handles.read();
+        let files: BTreeMap<u64, OpenInode> = handles
+            .values()
+            .map(|handle| (handle.inode.ino, (Arc::clone(&handle.inode), Arc::clone(&handle.open))))
+            .collect();
+        files.into_values().collect()
+    }
+
     fn open_files(&self) -> Vec<OpenInode> {
         let inodes = self.inodes.all().into_iter();
         inodes

@@ -1,9 +1,9 @@
 //! Extended attributes.
 //!
 //! User attributes are sealed, a file's values under its own key. Attributes that the kernel
-//! interprets are stored as they are. Three names are the filesystem's own: `user.kmsfs.key`, a directory's
-//! assigned master key; `user.kmsfs.info`, a description of a file; and `user.kmsfs.wrap`, what wraps its
-//! data key. The last two are never listed.
+//! interprets are stored as they are. Four names are the filesystem's own: `user.kmsfs.key`, a directory's
+//! assigned master key; `user.kmsfs.info`, a description of a file; `user.kmsfs.wrap`, what wraps its
+//! data key; and on the root `user.kmsfs.index`, what wraps how many. Only the first is listed.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +16,7 @@ use super::inode::Inode;
 use super::keep::CAPABILITY;
 use super::keys::Access;
 use super::privileges::drop_foreign_set_gid;
+use super::recount::INDEX_XATTR;
 use super::rewrap::WRAP_XATTR;
 use super::sealed_xattr::{self, is_sealed};
 use super::{FileKind, Fs, FsError, FsResult, Requester};
@@ -75,6 +76,7 @@ impl Fs {
             }
             n if n == INFO_XATTR.as_bytes() => self.info(&inode),
             n if n == WRAP_XATTR.as_bytes() => to_json(&self.wrapping(&inode)?),
+            n if n == INDEX_XATTR.as_bytes() => to_json(&self.index_info(&inode)?),
             n if n.starts_with(USER_PREFIX) => {
                 let stored = self.read_backing(&inode, &sealed_xattr::backing_name(&self.volume, n))?;
                 self.with_value_key(&inode, |key, object| sealed_xattr::open_value(key, object, n, &stored))
@@ -86,8 +88,8 @@ impl Fs {
     /// Sets an attribute. `flags` are setxattr(2)'s.
     ///
     /// # Errors
-    /// As setxattr(2); `EPERM` for the filesystem's own names but [`KEY_XATTR`] on a directory, and
-    /// [`WRAP_XATTR`].
+    /// As setxattr(2); `EPERM` for the filesystem's own names but [`KEY_XATTR`] on a directory,
+    /// [`WRAP_XATTR`], and [`INDEX_XATTR`] on the root.
     pub fn setxattr(&self, by: Requester, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> FsResult<()> {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
@@ -97,6 +99,7 @@ impl Fs {
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, value),
             n if n == WRAP_XATTR.as_bytes() => self.set_wrapping(by, &inode, value),
+            n if n == INDEX_XATTR.as_bytes() => self.ask_for_recount(by, &inode, value),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
             USER_PREFIX => Err(FsError::new(libc::EINVAL)),
             n if n.starts_with(USER_PREFIX) => {

@@ -42,4 +42,6 @@ pub use store::{
     Disk, MIN_KEY_FILE, NotARecoveryKey, Restored, SlotInfo, SlotKind, StoreError, StoreOptions, SystemDisk,
     UnlockSecret, new_recovery_key, parse_recovery_key, restore, store_exists,
 };
-pub use watch::{CutReport, KeyWatcher, MountStatus, Unwritten, WatchGuard};
+pub use watch::{
+    CutReport, KeyWatcher, MountStatus, OpenHandles, Unwritten, VolumeFiles, WatchGuard, WrappedFiles,
+};

@@ -49,7 +49,7 @@ pub enum KeyManager {
 
 named! {
     /// The operations of the key service.
-    #[allow(missing_docs)] // Each is the AWS KMS operation of its name; the last four are of our own.
+    #[allow(missing_docs)] // Each is the AWS KMS operation of its name; those from CreateAccessKey on are of our own.
     Operation, "operation" {
         CreateKey = "CreateKey",
         DescribeKey = "DescribeKey",
@@ -106,6 +106,9 @@ named! {
         ListAccessKeys = "ListAccessKeys",
         UpdateAccessKey = "UpdateAccessKey",
         DeleteAccessKey = "DeleteAccessKey",
+        NoteVolume = "NoteVolume",
+        GetKeyImpact = "GetKeyImpact",
+        RetireKeyVersion = "RetireKeyVersion",
     }
 }
 
@@ -132,6 +135,7 @@ impl Operation {
                     | Op::GetParametersForImport
                     | Op::DescribeCustomKeyStores
                     | Op::ListAccessKeys
+                    | Op::GetKeyImpact
             )
     }
 
@@ -197,6 +201,7 @@ impl Operation {
             (op, Unavailable) if op.is_import() => ErrorKind::UnsupportedOperation,
             (
                 Op::ScheduleKeyDeletion
+                | Op::RetireKeyVersion
                 | Op::CreateAlias
                 | Op::UpdateAlias
                 | Op::TagResource

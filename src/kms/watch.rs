@@ -24,6 +24,12 @@ pub trait KeyWatcher: Send + Sync {
     /// comes back after losing it.
     fn describe(&self) -> MountStatus;
 
+    /// As [`KeyWatcher::describe`], when all that the counts depend on is durable: no crash makes a file
+    /// less than what it is counted as. `None` where that cannot be had.
+    fn vouch(&self) -> Option<MountStatus> {
+        None
+    }
+
     /// Refuses new opens under `key` and writes back what is dirty, within `budget`. What could
     /// not be written goes into the report.
     fn drain(&self, key: &KeyId, budget: Duration) -> CutReport;
@@ -75,6 +81,48 @@ pub struct MountStatus {
     pub read_only: bool,
     /// Open files by the full name of their master key.
     pub open_files: BTreeMap<String, u64>,
+    /// Open handles, by master key and user.
+    pub handles: Vec<OpenHandles>,
+    /// What wraps the volume's files.
+    pub files: VolumeFiles,
+}
+
+/// A user's open handles of files under one master key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct OpenHandles {
+    /// The master key.
+    pub key_arn: String,
+    /// The user.
+    pub uid: u32,
+    /// How many.
+    pub handles: u64,
+}
+
+/// What is known of a volume's files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VolumeFiles {
+    /// Every file is counted. Else the numbers are those that were known last.
+    pub certain: bool,
+    /// The files are being counted.
+    pub counting: bool,
+    /// What wraps how many.
+    pub wrapped: Vec<WrappedFiles>,
+}
+
+/// Files that one version of a master key wraps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct WrappedFiles {
+    /// The master key; empty for files whose headers cannot be read.
+    pub key_arn: String,
+    /// The version of its material.
+    pub key_version: u32,
+    /// How many.
+    pub files: u64,
+    /// Bytes of plaintext in them.
+    pub bytes: u64,
 }
 
 /// Keeps a watcher registered until it is dropped.

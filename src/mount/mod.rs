@@ -70,7 +70,7 @@ impl Mounted {
         let settler = spawn("kmsfs-settler", move || settling.run_settler())?;
         let stop_recovery = Arc::new(AtomicBool::new(false));
         let (recovering, stop) = (Arc::clone(&fs), Arc::clone(&stop_recovery));
-        let recovery = spawn("kmsfs-recovery", move || recovering.recover(&stop))?;
+        let recovery = spawn("kmsfs-recovery", move || recovering.run_recounts(&stop))?;
         let device = rustix::fs::stat(mountpoint)?.st_dev;
         raise_read_ahead(device);
         gate::touch();
@@ -94,6 +94,7 @@ impl Mounted {
         // Else a request could change a file that was settled already.
         let closed = gate::close(LAST_REQUESTS);
         self.stop_recovery.store(true, Ordering::Relaxed);
+        self.fs.stop_recounts();
         self.fs.stop_settler();
         let _ = self.recovery.join();
         let _ = self.settler.join();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Provider, ProviderError};
-use crate::kms::api::{CreateKeyRequest, KeyRequest, ReEncryptRequest};
+use crate::kms::api::{CreateKeyRequest, KeyRequest, NoteVolumeRequest, ReEncryptRequest};
 use crate::kms::{
     Caller, DataKey, EncryptionContext, KeyManager, KeyMetadata, KeyWatcher, Service, UnwrappedDataKey,
 };
@@ -43,6 +43,10 @@ impl Provider for Embedded {
     fn create_internal_key(&self, description: &str) -> Result<KeyMetadata, ProviderError> {
         let request = internal_key(description);
         Ok(self.service.create_key(&self.caller, &request)?)
+    }
+
+    fn note_volume(&self, note: &NoteVolumeRequest) -> Result<(), ProviderError> {
+        Ok(self.service.note_volume(&self.caller, note).map(drop)?)
     }
 
     fn attach(&self, watcher: Arc<dyn KeyWatcher>) -> Result<Box<dyn Send>, ProviderError> {

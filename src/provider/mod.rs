@@ -7,6 +7,7 @@ mod error;
 
 use std::sync::Arc;
 
+use crate::kms::api::NoteVolumeRequest;
 use crate::kms::{DataKey, EncryptionContext, KeyMetadata, KeyWatcher, UnwrappedDataKey};
 
 pub use cache::{CacheSettings, CachedDataKey, KeyCache};
@@ -47,6 +48,15 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// `AccessDenied`, `Unavailable` or `Other`.
     fn create_internal_key(&self, description: &str) -> Result<KeyMetadata, ProviderError>;
+
+    /// Notes that this process has a volume open for writing, or has let go of it. A provider need not
+    /// remember.
+    ///
+    /// # Errors
+    /// `NotFound`, `AccessDenied`, `Unavailable` or `Other`.
+    fn note_volume(&self, _note: &NoteVolumeRequest) -> Result<(), ProviderError> {
+        Ok(())
+    }
 
     /// Has `watcher` told of every revocation, until the answer is dropped. See [`KeyWatcher`].
     ///

@@ -104,6 +104,10 @@ impl KeyWatcher for RemoteMount {
         reply.and_then(|reply| reply.mount).unwrap_or_else(named)
     }
 
+    fn vouch(&self) -> Option<MountStatus> {
+        self.ask(|id| Event::Vouch { id }, LONG_ENOUGH)?.mount
+    }
+
     fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
         let budget_ms = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
         self.report(self.ask(|id| Event::Drain { id, key_id: *key, budget_ms }, LONG_ENOUGH))

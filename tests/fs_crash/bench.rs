@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use kmsfs::clock::SystemClock;
 use kmsfs::fs::disk::{Disk, Probe};
-use kmsfs::fs::{Fs, Volume};
+use kmsfs::fs::{Counts, Fs, Volume};
 use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
 use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
 use kmsfs::provider::{Embedded, Provider};
@@ -83,6 +83,11 @@ impl Bench {
     /// Opens it again.
     pub(crate) fn remount_crash(&self) -> Result<Arc<Fs>, String> {
         self.mount_at(Disk::default(), &self.dir.path().join("crashed"))
+    }
+
+    /// What the headers of the volume that a crash left say.
+    pub(crate) fn count_crash(&self) -> Counts {
+        crate::count::count(&self.dir.path().join("crashed"))
     }
 
     fn mount_at(&self, disk: Disk, root: &Path) -> Result<Arc<Fs>, String> {

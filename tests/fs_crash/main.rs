@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+#[path = "../index/count.rs"]
+mod count;
 mod disk;
 mod faults;
 #[path = "../common/memory_dir.rs"]
@@ -93,6 +95,7 @@ fn check(bench: &Bench, model: &Model, log: &[Event], at: usize, crash: &Crash) 
         match see(&fs, names, &may_begin_anew) {
             Ok(seen) => {
                 check_contents(model, log, at, &seen)?;
+                check_index(bench, &fs)?;
                 fs.shut_down().map_err(|e| format!("shutting down: {e}"))?;
                 drop(fs);
                 return check_again(bench, names, &seen);
@@ -106,6 +109,10 @@ fn check(bench: &Bench, model: &Model, log: &[Event], at: usize, crash: &Crash) 
 /// A properly unmounted volume excuses nothing.
 fn check_again(bench: &Bench, names: &Names, before: &Seen) -> Result<(), String> {
     let fs = bench.remount_crash()?;
+    if !fs.census().certain {
+        return Err("after recovery the index is not certain".to_owned());
+    }
+    check_index(bench, &fs)?;
     let seen = see(&fs, &before.names, &|_| false).map_err(|why| format!("after recovery: {why}"))?;
     if seen.contents != before.contents || seen.names != before.names {
         return Err("after recovery something reads otherwise".to_owned());
@@ -119,6 +126,16 @@ fn check_again(bench: &Bench, names: &Names, before: &Seen) -> Result<(), String
         }
     }
     fs.shut_down().map_err(|e| format!("shutting down again: {e}"))
+}
+
+/// The index says what the headers say, and is certain when everything was recovered.
+fn check_index(bench: &Bench, fs: &Fs) -> Result<(), String> {
+    fs.settle_closed();
+    let (census, counted) = (fs.census(), bench.count_crash());
+    if census.certain && census.counts == counted {
+        return Ok(());
+    }
+    Err(format!("the index: {census:?} instead of {counted:?}"))
 }
 
 fn lookup(fs: &Fs, path: &str) -> Result<Attr, String> {

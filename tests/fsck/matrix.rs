@@ -108,7 +108,7 @@ fn repair(bench: &Bench, case: &Case) -> Result<(), String> {
         .collect();
     let after = all_contents(&bench.volume());
     for (digest, path) in &before {
-        let own = path.to_str().unwrap().starts_with("kmsfs.volume");
+        let own = path.to_str().unwrap().starts_with("kmsfs.volume") || path.as_os_str() == "kmsfs.index";
         ensure(own || rewritten.contains(path) || after.contains_key(digest), || {
             format!("{path:?} is gone")
         })?;

@@ -30,6 +30,8 @@ pub(crate) struct View {
     pub(crate) access_keys: Vec<String>,
     /// All that is told of every custom key store.
     pub(crate) custom_key_stores: Vec<String>,
+    /// What is remembered of volumes.
+    pub(crate) volumes: String,
 }
 
 /// A store on a disk in memory. Its lock is in a directory of the real one, which also says where
@@ -121,5 +123,6 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
         backup: info.backup,
         access_keys: access_keys.map(|key| format!("{key:?}")).collect(),
         custom_key_stores: custom_key_stores.map(|store| format!("{store:?}")).collect(),
+        volumes: format!("{:?}", service.list_volumes().unwrap().volumes),
     }
 }

@@ -14,6 +14,7 @@ mod policies;
 mod rotation;
 mod status;
 mod tags;
+mod volumes;
 
 pub use super::encoding::SecretBytes;
 pub use access_keys::*;
@@ -28,3 +29,4 @@ pub use policies::*;
 pub use rotation::*;
 pub use status::*;
 pub use tags::*;
+pub use volumes::*;

@@ -23,7 +23,8 @@ use crate::kms::store_api::VerifyAuditRequest;
 const VOLUME: &str = "kmsfs:volume";
 const FILE: &str = "kmsfs:file";
 /// Parameters of operations on the store that are not secret.
-const OPEN_PARAMETERS: [&str; 7] = ["Path", "Force", "Backup", "Number", "ReplaceCurrent", "Files", "Volume"];
+const OPEN_PARAMETERS: [&str; 8] =
+    ["Path", "Force", "Backup", "Number", "ReplaceCurrent", "Files", "Volume", "VolumeId"];
 
 impl Service {
     /// What happens to calls when the log cannot be written: refused, unless this says otherwise.

@@ -16,7 +16,9 @@ use crate::kms::id::{AliasName, KeyId, KeyRef, Realm, Resource, StoreId};
 use crate::kms::material::Parsed;
 use crate::kms::spec::{KeySpec, KeyUsage, Origin};
 use crate::kms::state::{KeyManager, KeyState};
-use crate::kms::store::{AccessKeyRecord, AliasRecord, ImportRecord, KeyRecord, LastUse, Store, StoreError};
+use crate::kms::store::{
+    AccessKeyRecord, AliasRecord, ImportRecord, KeyRecord, LastUse, Store, StoreError, VolumeRecord,
+};
 use crate::secret::Key;
 
 /// All of it.
@@ -29,6 +31,7 @@ pub(super) struct Book {
     pub(super) imports: BTreeMap<[u8; 32], ImportRecord>,
     /// By their ids.
     pub(super) custom_stores: BTreeMap<String, Arc<CustomStore>>,
+    pub(super) volumes: BTreeMap<String, VolumeRecord>,
 }
 
 /// One key. Never changed: a change replaces the entry.
@@ -82,6 +85,7 @@ impl Book {
         }
         contents.grants.into_iter().for_each(|record| rights.grants.insert(Grant::new(record)));
         book.access_keys = contents.access_keys.into_iter().map(|key| (key.id.clone(), key)).collect();
+        book.volumes = contents.volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
         book.imports = contents.imports.into_iter().map(|import| (import.token, import)).collect();
         Ok((book, rights))
     }

@@ -353,7 +353,7 @@ impl Service {
         let action = if reencrypts { "ReEncryptFrom" } else { call.operation.name() };
         self.admit_as(call, entry, action)?;
         check_symmetric(entry, call)?;
-        let material = entry.version(version).ok_or_else(unauthentic)?;
+        let material = entry.version(version).ok_or_else(|| without_material(entry, version))?;
         call.uses(version);
         if parsed.outer().is_some() != entry.link.is_some() {
             return Err(unauthentic());
@@ -430,6 +430,15 @@ fn invalid_ciphertext(message: &str) -> KmsError {
 
 pub(super) fn unauthentic() -> KmsError {
     invalid_ciphertext("the ciphertext or the encryption context is not the one that was made")
+}
+
+/// The refusal of a version that is not there: it was retired, or there never was one.
+fn without_material(entry: &Entry, version: u32) -> KmsError {
+    if version == 0 || version > entry.newest() {
+        return unauthentic();
+    }
+    let message = format!("Version {version} of {} was retired and is destroyed", entry.arn);
+    KmsError::new(ErrorKind::NotFound, message)
 }
 
 /// Refuses keys that do not make blobs.

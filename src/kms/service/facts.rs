@@ -10,7 +10,7 @@ use crate::kms::api::{
     GetParametersForImportRequest, GetPublicKeyRequest, ImportKeyMaterialRequest, KeyRequest,
     ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest,
     ListResourceTagsRequest, ListRetirableGrantsRequest, PutKeyPolicyRequest, ReEncryptRequest,
-    RetireGrantRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, SignRequest,
+    RetireGrantRequest, RetireKeyVersionRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, SignRequest,
     SimulateKeyPolicyRequest, TagResourceRequest, UntagResourceRequest, UpdateKeyDescriptionRequest,
     VerifyMacRequest, VerifyRequest,
 };
@@ -133,6 +133,7 @@ facts! {
     SimulateKeyPolicyRequest;
     TagResourceRequest;
     UntagResourceRequest;
+    RetireKeyVersionRequest;
 }
 
 /// A data key that is wanted by, or of, a mount.

@@ -184,7 +184,13 @@ fn rotation(entry: &Entry, number: u32, version: &VersionRecord) -> RotationEntr
         key_id: entry.arn.clone(),
         key_material_id: entry.fingerprint(number),
         key_material_version: number,
-        key_material_state: if current { "CURRENT" } else { "NON_CURRENT" }.to_owned(),
+        key_material_state: match entry.held(number) {
+            // Of our own: the material was destroyed.
+            None if entry.record.origin == Origin::AwsKms => "RETIRED",
+            _ if current => "CURRENT",
+            _ => "NON_CURRENT",
+        }
+        .to_owned(),
         rotation_date: version.created,
         rotation_type: match version.cause {
             VersionCause::Creation | VersionCause::Import => None,

@@ -19,6 +19,7 @@ mod oaep;
 mod pairs;
 mod permit;
 mod policies;
+mod retirement;
 mod rotation;
 mod signing;
 mod simulate;
@@ -26,6 +27,7 @@ mod tags;
 mod transition;
 mod upkeep;
 mod usage;
+mod volumes;
 
 #[cfg(test)]
 mod tests;

@@ -53,6 +53,7 @@ pub(super) use ledger::{Accompanied, Pending};
 pub(super) use record::{
     AccessKeyRecord, AliasRecord, Connection, CustomStoreRecord, Deletion, ExternalKeyRecord, GrantRecord,
     ImportRecord, KeyRecord, LastUse, Record, RecordName, RotationRecord, VersionCause, VersionRecord,
+    VolumeRecord, WrappedRecord,
 };
 pub use recovery::{NotARecoveryKey, new_recovery_key, parse_recovery_key};
 pub use restore::{Restored, restore};

@@ -31,6 +31,7 @@ pub(in crate::kms) enum Record {
     ImportV1(ImportRecord),
     CustomStoreV1(CustomStoreRecord),
     ExternalKeyV1(ExternalKeyRecord),
+    VolumeV1(VolumeRecord),
 }
 
 /// A master key, without its material.
@@ -88,7 +89,8 @@ pub(in crate::kms) struct VersionRecord {
     #[serde(with = "millis")]
     pub(in crate::kms) created: Timestamp,
     pub(in crate::kms) cause: VersionCause,
-    /// Whether the store has the material. Imported material can be deleted and come back.
+    /// Whether the store has the material. Imported material can be deleted and come back; of another
+    /// key, a version without it was retired.
     pub(in crate::kms) present: bool,
     /// When imported material goes by itself, in milliseconds since 1970.
     pub(in crate::kms) expires: Option<i64>,
@@ -180,6 +182,31 @@ pub(in crate::kms) struct ExternalKeyRecord {
     pub(in crate::kms) xks_key_id: String,
 }
 
+/// A volume that uses the store, as it was when it was last heard of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct VolumeRecord {
+    pub(in crate::kms) id: String,
+    pub(in crate::kms) path: String,
+    #[serde(with = "millis")]
+    pub(in crate::kms) seen: Timestamp,
+    /// Somebody had it open for writing then.
+    pub(in crate::kms) open: bool,
+    /// It counts no more, until it is opened again.
+    pub(in crate::kms) forgotten: bool,
+    /// Every file of it is in `wrapped`.
+    pub(in crate::kms) certain: bool,
+    pub(in crate::kms) wrapped: Vec<WrappedRecord>,
+}
+
+/// What one version of a key wraps in a volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::kms) struct WrappedRecord {
+    pub(in crate::kms) key_arn: String,
+    pub(in crate::kms) key_version: u32,
+    pub(in crate::kms) files: u64,
+    pub(in crate::kms) bytes: u64,
+}
+
 /// A second name for a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::kms) struct AliasRecord {
@@ -203,6 +230,7 @@ impl Record {
             Self::ImportV1(import) => RecordName::Import(&import.token),
             Self::CustomStoreV1(store) => RecordName::CustomStore(&store.id),
             Self::ExternalKeyV1(external) => RecordName::ExternalKey(&external.key),
+            Self::VolumeV1(volume) => RecordName::Volume(&volume.id),
         }
     }
 
@@ -235,6 +263,7 @@ pub(in crate::kms) enum RecordName<'a> {
     CustomStore(&'a str),
     /// By the key that stands for it.
     ExternalKey(&'a KeyId),
+    Volume(&'a str),
 }
 
 impl RecordName<'_> {
@@ -247,6 +276,7 @@ impl RecordName<'_> {
             Self::Import(token) => [b"import\0".as_slice(), token].concat(),
             Self::CustomStore(id) => [b"custom key store\0", id.as_bytes()].concat(),
             Self::ExternalKey(id) => [b"external key\0".as_slice(), id.as_bytes()].concat(),
+            Self::Volume(id) => [b"volume\0", id.as_bytes()].concat(),
         }
     }
 }
@@ -406,7 +436,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..9) {
+        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..10) {
             bytes.insert(0, kind);
             if let Ok(record) = Record::decode(&bytes) {
                 prop_assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);

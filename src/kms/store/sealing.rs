@@ -8,7 +8,7 @@ use super::error::StoreError;
 use super::image::{BACKUP, Edit, Image, Place};
 use super::record::{
     self, AccessKeyRecord, AliasRecord, CustomStoreRecord, ExternalKeyRecord, GrantRecord, ImportRecord,
-    KeyRecord, Record, RecordName,
+    KeyRecord, Record, RecordName, VolumeRecord,
 };
 use crate::crypto::kdf::DIGEST_LEN;
 use crate::crypto::wrap::{open_into, seal_into};
@@ -40,6 +40,7 @@ pub(in crate::kms) struct Contents {
     pub(in crate::kms) imports: Vec<ImportRecord>,
     pub(in crate::kms) custom_stores: Vec<CustomStoreRecord>,
     pub(in crate::kms) external_keys: Vec<ExternalKeyRecord>,
+    pub(in crate::kms) volumes: Vec<VolumeRecord>,
 }
 
 /// One step of a commit.
@@ -139,6 +140,7 @@ impl Sealing {
                 Record::ImportV1(record) => contents.imports.push(record),
                 Record::CustomStoreV1(record) => contents.custom_stores.push(record),
                 Record::ExternalKeyV1(record) => contents.external_keys.push(record),
+                Record::VolumeV1(record) => contents.volumes.push(record),
             }
         }
         for (record, material) in &mut contents.keys {

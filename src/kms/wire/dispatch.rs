@@ -122,7 +122,7 @@ fn look_after(
     operation: &str,
     request: &Value,
 ) -> Result<Value, Refused> {
-    let changes = !matches!(operation, "Status" | "StoreInfo" | "CheckStore" | "VerifyAudit");
+    let changes = !matches!(operation, "Status" | "StoreInfo" | "CheckStore" | "VerifyAudit" | "ListVolumes");
     match operation {
         // Whoever may read a key's policy may ask what it comes to.
         "SimulateKeyPolicy" => return call(request, |request| service.simulate_key_policy(caller, &request)),
@@ -131,6 +131,9 @@ fn look_after(
         "ListAccessKeys" => return Ok(answer(&service.list_access_keys(caller)?)?),
         "UpdateAccessKey" => return call(request, |request| service.update_access_key(caller, &request)),
         "DeleteAccessKey" => return call(request, |request| service.delete_access_key(caller, &request)),
+        "NoteVolume" => return call(request, |request| service.note_volume(caller, &request)),
+        "GetKeyImpact" => return call(request, |request| service.key_impact(caller, &request)),
+        "RetireKeyVersion" => return call(request, |request| service.retire_key_version(caller, &request)),
         _ => {}
     }
     let carried_out = || match operation {
@@ -141,6 +144,8 @@ fn look_after(
         "KeepBackup" => call(request, |request| service.keep_backup(caller, &request)),
         "AddUnlockSlot" => call(request, |request| service.add_unlock_slot(caller, &request)),
         "RemoveUnlockSlot" => call(request, |request| service.remove_unlock_slot(caller, &request)),
+        "ListVolumes" => Ok(answer(&service.list_volumes()?)?),
+        "ForgetVolume" => call(request, |request| service.forget_volume(&request)),
         "VerifyAudit" => call(request, |request| service.verify_audit(&request)),
         _ => Err(unknown(operation)),
     };

@@ -91,6 +91,8 @@ pub enum Event {
     Restore { id: u64, key_id: KeyId },
     /// Answered with the mount's status.
     Describe { id: u64 },
+    /// Answered with the mount's status, if that is durable.
+    Vouch { id: u64 },
 }
 
 /// A mount's answer to an [`Event`].

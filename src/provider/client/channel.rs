@@ -158,6 +158,7 @@ fn handle(watcher: &dyn KeyWatcher, event: Event) -> EventReply {
             watcher.restore(&key_id);
             EventReply { id, ..EventReply::default() }
         }
+        Event::Vouch { id } => EventReply { id, report: None, mount: watcher.vouch() },
         Event::Describe { id } => EventReply { id, report: None, mount: Some(watcher.describe()) },
     }
 }

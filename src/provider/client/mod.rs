@@ -21,9 +21,9 @@ use super::embedded::{internal_key, same_context};
 use super::{Provider, ProviderError};
 use crate::kms::api::{
     DecryptRequest, DecryptResponse, GenerateDataKeyRequest, GenerateDataKeyResponse, KeyRequest,
-    KeyResponse, ReEncryptResponse,
+    KeyResponse, NoteVolumeRequest, ReEncryptResponse,
 };
-use crate::kms::wire::{self, Reply, Request, TRENT};
+use crate::kms::wire::{self, KMSFS, Reply, Request, TRENT};
 use crate::kms::{
     DataKey, EncryptionContext, ErrorKind, KeyMetadata, KeyWatcher, KmsError, UnwrappedDataKey,
 };
@@ -152,6 +152,12 @@ impl Provider for SocketClient {
     fn create_internal_key(&self, description: &str) -> Result<KeyMetadata, ProviderError> {
         let answer: KeyResponse = self.typed("CreateKey", &internal_key(description))?;
         Ok(answer.key_metadata)
+    }
+
+    fn note_volume(&self, note: &NoteVolumeRequest) -> Result<(), ProviderError> {
+        let body = serde_json::to_value(note).map_err(|error| malformed(&error))?;
+        self.call(&format!("{KMSFS}NoteVolume"), &body).map(drop)?;
+        Ok(())
     }
 
     fn attach(&self, watcher: Arc<dyn KeyWatcher>) -> Result<Box<dyn Send>, ProviderError> {

@@ -3,23 +3,44 @@
 use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::{Place, Tree, Visit};
-use crate::fs::{FileKind, Fs, FsError, KEY_XATTR, ROOT_INO, Requester, WRAP_XATTR, Wrapping};
+use crate::fs::{Census, FileKind, Fs, FsError, KEY_XATTR, ROOT_INO, Requester, WRAP_XATTR, Wrapping};
 
 /// An open volume.
 pub struct Unmounted {
     fs: Fs,
     by: Requester,
+    volume: PathBuf,
 }
 
 impl Unmounted {
-    /// A volume that this process has open, and its root, shown as `path`.
-    pub fn new(fs: Fs, path: &Path) -> (Self, Place) {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    /// The volume in `path`, which this process has open, and its root.
+    ///
+    /// # Errors
+    /// Those of the key service, which is told; the volume is let go of then.
+    pub fn new(fs: Fs, path: &Path) -> io::Result<(Self, Place)> {
+        if let Err(error) = fs.announce(path) {
+            let _ = fs.shut_down();
+            return Err(into_io(error));
+        }
         let root = Place { path: path.to_owned(), ino: ROOT_INO, kind: FileKind::Directory };
-        (Self { fs, by: Requester { uid, gid, pid: std::process::id() } }, root)
+        Ok((Self { fs, by: Requester::own(), volume: path.to_owned() }, root))
+    }
+
+    /// Counts anew what wraps the files; answers whether that could be done.
+    ///
+    /// # Errors
+    /// As [`Fs::recount`].
+    pub fn recount(&self, stop: &AtomicBool) -> io::Result<bool> {
+        self.fs.recount(stop).map_err(into_io)
+    }
+
+    /// What wraps the files.
+    pub fn census(&self) -> Census {
+        self.fs.census()
     }
 
     /// Makes everything durable and lets go of the volume.
@@ -27,7 +48,9 @@ impl Unmounted {
     /// # Errors
     /// When something may not be durable.
     pub fn close(self) -> io::Result<()> {
-        self.fs.shut_down().map_err(into_io)
+        self.fs.shut_down().map_err(into_io)?;
+        self.fs.take_leave(&self.volume);
+        Ok(())
     }
 
     fn set(&self, place: &Place, name: &str, value: &str) -> io::Result<()> {
