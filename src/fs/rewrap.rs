@@ -26,6 +26,7 @@ use crate::format::head::Head;
 use crate::format::schedule::FileKeys;
 use crate::format::slot::Wrapped;
 use crate::secret::Key;
+use crate::sync::write_within;
 
 /// Which master key wraps a file's data key, or on the root the volume's, as JSON: a [`Wrapping`].
 /// Set on a file, it wraps the data key anew, by the named master key, or with an empty value by the
@@ -129,7 +130,7 @@ impl Fs {
         open.sealed.backing().make_writable(&self.volume.disk, inode)?;
         let new_gate = self.gates.of(&wrapped.key_arn);
         // Alone: nobody writes while attributes are kept.
-        let mut keys = open.keys.try_write_for(PATIENCE).ok_or(FsError::new(libc::EBUSY))?;
+        let mut keys = write_within(&open.keys, PATIENCE).ok_or(FsError::new(libc::EBUSY))?;
         // Whoever cuts a key closes its gate and then looks for its files by their gates. Held here,
         // that look waits: it finds the file where it belongs, or the file has been refused.
         let mut gate = open.gate.write();

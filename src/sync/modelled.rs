@@ -49,6 +49,11 @@ impl Condvar {
         WaitTimeoutResult(true)
     }
 
+    /// As [`Condvar::wait_for`], until a moment.
+    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _deadline: Instant) -> WaitTimeoutResult {
+        self.wait_for(guard, Duration::ZERO)
+    }
+
     /// Wakes one waiter.
     pub fn notify_one(&self) {
         let _door = self.door.lock();
@@ -60,6 +65,12 @@ impl Condvar {
         let _door = self.door.lock();
         self.sleepers.notify_all();
     }
+}
+
+/// The lock, if it is free by the time that the scheduler comes back: patience is over at any moment.
+pub fn write_within<T>(lock: &RwLock<T>, _patience: Duration) -> Option<RwLockWriteGuard<'_, T>> {
+    thread::yield_now();
+    lock.try_write()
 }
 
 thread_local! {

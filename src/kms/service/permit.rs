@@ -359,10 +359,9 @@ impl policy::Facts for Asked<'_> {
             ConditionKey::KeyOrigin => found(Value::Text(record.origin.name())),
             ConditionKey::MultiRegion => found(Value::Bool(false)),
             ConditionKey::ResourceAliases => {
-                // A variable among the operands may ask while this question is answered.
-                let rights = self.service.rights.read_recursive();
-                let aliases = rights.aliases.get(&record.id).into_iter().flatten();
-                aliases.for_each(|alias| found(Value::Text(alias.as_str())));
+                // A copy: a variable among the operands may ask while this question is answered.
+                let aliases = self.service.rights.read().aliases.get(&record.id).cloned();
+                aliases.iter().flatten().for_each(|alias| found(Value::Text(alias.as_str())));
             }
             ConditionKey::RequestAlias => text(self.request_alias().as_deref(), found),
             ConditionKey::ReEncryptOnSameKey => {
