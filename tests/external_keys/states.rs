@@ -2,7 +2,7 @@
 
 use kmsfs::kms::api::{
     AliasRequest, CreateGrantRequest, EnableKeyRotationRequest, GetParametersForImportRequest, KeyRequest,
-    ScheduleKeyDeletionRequest, Tag, TagResourceRequest, UpdateKeyDescriptionRequest,
+    PutKeyPolicyRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest, UpdateKeyDescriptionRequest,
 };
 use kmsfs::kms::{ErrorKind, KeyState, KmsError};
 
@@ -132,4 +132,48 @@ fn a_connection_outlives_a_restart_and_a_dead_proxy() {
     assert_eq!(world.decrypt(&blob).unwrap_err().key_state(), Some(KeyState::Unavailable));
     world.proxy.revive();
     assert_eq!(&*world.decrypt(&blob).unwrap().plaintext, b"secret");
+}
+
+#[test]
+fn policies_know_where_a_key_is_and_decide_before_the_proxy_is_asked() {
+    let (world, store, key) = World::with_key();
+    let blob = world.encrypt(&key, b"secret").unwrap();
+    let policy = serde_json::json!({
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": { "AWS": "arn:aws:iam::000000000000:root" },
+                "Action": "kms:*",
+                "Resource": "*",
+            },
+            {
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "kms:Decrypt",
+                "Resource": "*",
+                "Condition": { "StringEquals": { "kms:KeyOrigin": "EXTERNAL_KEY_STORE" } },
+            },
+        ],
+    });
+    let near = world.plain_key();
+    for key in [&key, &near] {
+        let request = PutKeyPolicyRequest {
+            key_id: key.key_id.to_string(),
+            policy: policy.to_string(),
+            ..Default::default()
+        };
+        world.service().put_key_policy(&world.caller, &request).unwrap();
+    }
+    let asked = world.proxy.seen().len();
+    assert_eq!(world.decrypt(&blob).unwrap_err().kind(), ErrorKind::AccessDenied);
+    assert_eq!(world.proxy.seen().len(), asked);
+    assert!(world.encrypt(&key, b"x").is_ok());
+    let own = world.encrypt(&near, b"at hand").unwrap();
+    assert!(world.decrypt(&own).is_ok(), "that one is here");
+    let stranger = kmsfs::kms::Caller { uid: 12_345, gid: 12_345, ..world.caller.clone() };
+    let refused = world.service().generate_data_key(&stranger, &key.arn, &super::context()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AccessDenied);
+    let elsewhere = world.service().create_key(&stranger, &super::key_request(&store, "three")).unwrap_err();
+    assert_eq!(elsewhere.kind(), ErrorKind::AccessDenied);
 }
