@@ -81,7 +81,13 @@ fn what_was_put_aside_can_be_put_back_by_hand_and_names_no_plaintext() {
     assert!(why.contains("does not open in this directory"), "{why}");
     assert!(!why.contains("plain/") && !why.contains("small"), "{why}");
     fs::rename(cell.join(from.file_name().unwrap()), &from).unwrap();
-    assert_eq!(bench.check(Options::default()).exit_code(), 0);
+    // It was not counted where it was.
+    let found = bench.check(Options::default());
+    assert_eq!(
+        found.findings.iter().map(|found| found.finding.kind()).collect::<Vec<_>>(),
+        ["index-differs"]
+    );
+    assert_eq!((bench.repair().exit_code(), bench.check(Options::default()).exit_code()), (1, 0));
     assert!(reads_back(&bench.mount(), "small", &[0, 1, 2, 3]));
 }
 
