@@ -5,6 +5,7 @@
 //! from any thread; it is the caller's to keep two changes of the same directory entry apart, as
 //! the kernel does.
 
+mod asker;
 mod attr;
 mod create;
 mod descriptors;
@@ -38,6 +39,7 @@ use crate::provider::{CacheSettings, KeyCache, Provider};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
+pub use asker::KeyAccess;
 pub use attr::Time;
 pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};
 pub use create::NewMode;
@@ -53,6 +55,7 @@ pub use volume::{Volume, VolumeError};
 pub use watcher::Watcher;
 pub use xattr::{INFO_XATTR, KEY_XATTR};
 
+use asker::Asker;
 use inode::{Inode, InodeTable};
 use keys::Gates;
 use open_file::Handle;
@@ -87,6 +90,7 @@ pub trait KernelCache: Send + Sync {
 pub struct Fs {
     volume: Volume,
     provider: Arc<dyn Provider>,
+    key_access: KeyAccess,
     cache: KeyCache,
     gates: Gates,
     inodes: InodeTable,
@@ -119,6 +123,7 @@ impl Fs {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         Ok(Self {
             provider,
+            key_access: KeyAccess::default(),
             cache: KeyCache::new(CacheSettings::default()),
             gates: Gates::default(),
             inodes: InodeTable::new(&volume, descriptors / 2)?,

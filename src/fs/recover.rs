@@ -106,7 +106,7 @@ impl Fs {
     /// the settler.
     fn recover_file(&self, inode: &Arc<Inode>) -> FsResult<()> {
         if self.may_be_interrupted(inode) {
-            self.open_file(inode, true)?;
+            self.open_file(inode, true, &self.itself())?;
             self.close_file(inode, true);
         }
         Ok(())
@@ -125,7 +125,7 @@ impl Fs {
         tracing::warn!("{}: its header was never durable; it is empty now", inode.path());
         file.set_len(0)?;
         self.remove_sealed_attributes(inode)?;
-        opening.file = Some(Arc::new(self.begin_file(directory, file)?));
+        opening.file = Some(Arc::new(self.begin_file(directory, file, &self.itself())?));
         opening.count(true);
         drop(opening);
         self.close_file(inode, true);

@@ -49,7 +49,7 @@ pub enum KeyManager {
 
 named! {
     /// The operations of the key service.
-    #[allow(missing_docs)] // Each is the AWS KMS operation of its name; the last four are of our own.
+    #[allow(missing_docs)] // Each is the AWS KMS operation of its name; the last five are of our own.
     Operation, "operation" {
         CreateKey = "CreateKey",
         DescribeKey = "DescribeKey",
@@ -103,6 +103,7 @@ named! {
         ListAccessKeys = "ListAccessKeys",
         UpdateAccessKey = "UpdateAccessKey",
         DeleteAccessKey = "DeleteAccessKey",
+        AuthorizeOpen = "AuthorizeOpen",
     }
 }
 
@@ -138,7 +139,8 @@ impl Operation {
         self == Self::GetParametersForImport || !self.is_read_only()
     }
 
-    /// Whether the operation uses key material. Such operations change nothing in the store.
+    /// Whether the operation uses key material, or decides on such a use. Such operations change
+    /// nothing in the store.
     pub fn is_cryptographic(self) -> bool {
         matches!(
             self,
@@ -154,6 +156,7 @@ impl Operation {
                 | Self::VerifyMac
                 | Self::GenerateDataKeyPair
                 | Self::GenerateDataKeyPairWithoutPlaintext
+                | Self::AuthorizeOpen
         )
     }
 

@@ -177,9 +177,9 @@ impl Filesystem for Adapter {
         reply::entry(reply, || self.fs.link(ino.0, newparent.0, newname));
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        match run(|| self.fs.open(ino.0, write)) {
+        match run(|| self.fs.open_for(requester(req), ino.0, write)) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE),
             Err(errno) => reply.error(errno),
         }
@@ -359,9 +359,9 @@ impl Filesystem for Adapter {
         reply::empty(reply, || self.fs.setxattr(requester(req), ino.0, name, value, flags));
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         gate::looking_if(ino == INodeNo::ROOT, || {
-            reply::xattr(reply, size, || self.fs.getxattr(ino.0, name));
+            reply::xattr(reply, size, || self.fs.getxattr_for(requester(req), ino.0, name));
         });
     }
 
