@@ -73,6 +73,11 @@ fn an_administrator_without_decrypt_moves_copies_and_deletes_what_he_cannot_read
     shared.world.umount(&shared.mount);
     shared.mount = shared.world.mount("vol", &["-o", "allow_other"]);
     assert_eq!(reads(ROOT, &file), REFUSED);
+    // After a crash it is recovered for whoever may open it.
+    ADA.run(|| fs::write(&file, "SECRET")).unwrap();
+    shared.world.kill(&shared.mount);
+    shared.mount = shared.world.mount("vol", &["-o", "allow_other"]);
+    assert_eq!(reads(ROOT, &file), REFUSED);
     let backing = backing_of(&shared.world.path("vol"), &file);
     fs::copy(&backing, shared.world.path("backup")).unwrap();
     fs::create_dir(shared.mount.join("dir")).unwrap();
@@ -82,7 +87,7 @@ fn an_administrator_without_decrypt_moves_copies_and_deletes_what_he_cannot_read
     fs::set_permissions(&moved, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
     assert_eq!(fs::metadata(&moved).unwrap().size(), 6);
     assert_eq!(reads(ROOT, &moved), REFUSED);
-    assert_eq!(ADA.run(|| fs::read_to_string(&moved)).unwrap(), "secret");
+    assert_eq!(ADA.run(|| fs::read_to_string(&moved)).unwrap(), "SECRET");
     fs::remove_file(&moved).unwrap();
     fs::remove_file(&file).unwrap();
     assert_eq!(fs::read_dir(shared.mount.join("dir")).unwrap().count(), 0);
