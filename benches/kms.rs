@@ -15,8 +15,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use kmsfs::clock::SystemClock;
 use kmsfs::kms::api::CreateAccessKeyRequest;
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret, wire};
-use kmsfs::provider::SocketClient;
+use kmsfs::kms::{
+    Caller, Costs, EncryptionContext, FileAccess, OnBehalf, Service, StoreOptions, UnlockSecret, wire,
+};
+use kmsfs::provider::{Embedded, Provider, SocketClient};
 use kmsfs::secret::Passphrase;
 use kmsfs::server::Server;
 use kmsfs::server::http::{HttpServer, Listeners};
@@ -98,17 +100,20 @@ impl World {
             {
                 for clients in CLIENTS {
                     let calls: Vec<Call> = (0..clients).map(|_| connect()).collect();
-                    let mut times = measure(calls, operation, body, time);
-                    times.sort_unstable();
-                    let rate = times.len() as f64 / time.as_secs_f64();
-                    let at =
-                        |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
-                    println!(
-                        "{way:12} {operation:16} {clients:7} {rate:10.0} {:10.1} {:10.1}",
-                        at(0.5),
-                        at(0.99)
-                    );
+                    show(way, operation, clients, measure(calls, operation, body, time), time);
                 }
+            }
+        }
+        let service = Arc::clone(&self.service);
+        let mounts: [(&str, Arc<dyn Provider>); 2] = [
+            ("in process", Arc::new(Embedded::new(service, Caller::current()))),
+            ("Unix socket", Arc::new(SocketClient::new(self.dir.path()))),
+        ];
+        let key = setup("DescribeKey", &json!({ "KeyId": key }))["KeyMetadata"]["Arn"].clone();
+        for (way, mount) in mounts {
+            for clients in CLIENTS {
+                let calls = (0..clients).map(|_| openings(&mount, key.as_str().unwrap())).collect();
+                show(way, "AuthorizeOpen", clients, measure(calls, "", &Value::Null, time), time);
             }
         }
     }
@@ -136,6 +141,32 @@ impl World {
             answer(&mut reader)
         })
     }
+}
+
+/// What a mount asks whenever a user opens a file.
+fn openings(mount: &Arc<dyn Provider>, key: &str) -> Call {
+    let (mount, key) = (Arc::clone(mount), key.to_owned());
+    let context = EncryptionContext::new().with("kmsfs:volume", "v").with("kmsfs:file", "f");
+    let whom = OnBehalf {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: 1000,
+        pid: std::process::id(),
+        program: "cat".to_owned(),
+        groups: vec![27, 100, 1000],
+        path: "/home/photos/2026/a.jpg".to_owned(),
+        access: FileAccess::Read,
+    };
+    Box::new(move |_, _| {
+        mount.on_behalf(whom.clone()).unwrap().authorize_open(&key, 1, &context).unwrap();
+        Value::Null
+    })
+}
+
+fn show(way: &str, operation: &str, clients: usize, mut times: Vec<Duration>, time: Duration) {
+    times.sort_unstable();
+    let rate = times.len() as f64 / time.as_secs_f64();
+    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+    println!("{way:12} {operation:16} {clients:7} {rate:10.0} {:10.1} {:10.1}", at(0.5), at(0.99));
 }
 
 /// Lets every client call again and again; answers how long each call took.

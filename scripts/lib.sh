@@ -81,7 +81,7 @@ volume() {
 # With what a local filesystem may have, if that is allowed.
 mount_volume() {
     local options=()
-    [[ $EUID -ne 0 ]] || options=(-o "allow_other,dev,suid")
+    [[ $EUID -ne 0 ]] || options=(-o "allow_other,key_access=mount,dev,suid")
     volume mount "$WORK/volume" "$WORK/mnt" "${options[@]}"
 }
 

@@ -63,6 +63,7 @@ fn pjdfstest_passes_what_passes_on_the_backing_filesystem() {
         common::skipped(test, "pjdfstest's tests of EROFS: no disk image could be mounted");
     }
     world.run(&["init", "backing/volume"]);
+    world.let_everybody_use("alias/default");
     let mount = world.mount("backing/volume", &AS_LOCAL);
     let other = world.path("other");
     fs::create_dir(&other).unwrap();

@@ -205,7 +205,8 @@ pub(super) struct Mount {
     pub(super) foreground: bool,
     /// Mount options, separated by commas
     ///
-    /// ro, rw, allow_other, nonempty, threads=N, writeback (faster small writes, which are lost if the
+    /// ro, rw, allow_other, key_access=mount or user (whose permission on keys counts; under allow_other
+    /// that of the user who opens a file), nonempty, threads=N, writeback (faster small writes, which are lost if the
     /// mount's process is killed), and as in mount(8): dev, nodev, suid, nosuid, exec, noexec, atime,
     /// noatime, sync, async, dirsync. Those for fstab(5), such as noauto, user or x-*, are passed over.
     ///

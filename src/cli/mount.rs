@@ -167,7 +167,7 @@ fn wait_until_ready(mut pipe: File) -> CliResult<()> {
 /// The process in the background. Its report ends the pipe, which is what the started process
 /// waits for.
 fn in_background(mut plan: Plan, pipe: File) {
-    plan.log = Some(plan.store.join("log"));
+    plan.log = Some(log_dir(&plan.store));
     let pipe = Cell::new(Some(pipe));
     let report = |outcome: &Outcome| {
         if let (Some(mut pipe), Ok(text)) = (pipe.take(), serde_json::to_vec(outcome)) {
@@ -185,6 +185,20 @@ fn in_background(mut plan: Plan, pipe: File) {
         tracing::error!("{error}");
         report(&Outcome { code: error.code(), message: error.to_string() });
     }
+}
+
+/// Where the logs of mounts are: beside the key store, or where a user keeps his own if that is
+/// another's.
+fn log_dir(store: &Path) -> PathBuf {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let beside = store.join("log");
+    let writable = |dir: &Path| accessat(CWD, dir, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+    if writable(&beside) || !beside.exists() && writable(store) {
+        return beside;
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let own = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    own.map_or(beside, |own| own.join("kmsfs/log"))
 }
 
 /// Mounts, says that it is ready, and serves until the end.
@@ -261,7 +275,8 @@ fn notify(plan: &Plan, states: &[NotifyState<'_>]) {
 
 fn open_volume(plan: &Plan, provider: Arc<dyn Provider>, descriptors: u64) -> CliResult<Arc<Fs>> {
     let volume = handover::open(&plan.volume, &*provider, plan.options.read_only)?;
-    Ok(Arc::new(Fs::new(volume, provider, &plan.mountpoint, descriptors)?))
+    let fs = Fs::new(volume, provider, &plan.mountpoint, descriptors)?;
+    Ok(Arc::new(fs.with_key_access(plan.options.key_access())))
 }
 
 fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {

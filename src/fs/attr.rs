@@ -7,6 +7,7 @@ use super::keys::Access;
 use super::privileges::{drop_foreign_set_gid, drop_privileges};
 use super::{Fs, FsError, FsResult, Requester};
 use crate::format::layout::Layout;
+use crate::kms::FileAccess;
 
 /// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,13 +218,19 @@ impl Fs {
         if inode.kind != FileKind::Regular {
             return Err(FsError::new(libc::EINVAL));
         }
-        let open = match fh {
-            Some(fh) => std::sync::Arc::clone(&self.handle(fh)?.open),
-            None => self.open_file(inode, true)?,
+        let (open, asker) = match fh {
+            Some(fh) => {
+                let handle = self.handle(fh)?;
+                (std::sync::Arc::clone(&handle.open), handle.asker.clone())
+            }
+            None => {
+                let asker = self.asker(by, inode, FileAccess::Write)?;
+                (self.open_file(inode, true, &asker)?, asker)
+            }
         };
         let changed = (|| {
             let disk = open.for_writing()?;
-            let keys = open.keys(self, Access::Program)?;
+            let keys = open.keys(self, Access::Program, &asker)?;
             let before = disk.size();
             disk.truncate(&keys, size, |newest| self.next_epoch(newest))?;
             Ok(before != size)

@@ -16,7 +16,7 @@ use super::inode::Inode;
 use super::keys::file_context;
 use super::lookup::seal_name;
 use super::open_file::{Ciphertext, OpenFile};
-use super::{Attr, FileKind, Fs, FsResult, Requester, Wrapping};
+use super::{Asker, Attr, FileKind, Fs, FsResult, Requester, Wrapping};
 use crate::chunk::SealedFile;
 use crate::format::head::{Head, Kind};
 use crate::format::slot::Wrapped;
@@ -46,8 +46,8 @@ impl Fs {
     /// # Errors
     /// As open(2), and those of the directory's master key.
     pub fn create(&self, by: Requester, parent: u64, name: &OsStr, mode: NewMode) -> FsResult<(Attr, u64)> {
-        let (attr, inode, open) = self.create_file(by, parent, name, mode)?;
-        Ok((attr, self.new_handle(by, inode, open, true)))
+        let (attr, inode, open, asker) = self.create_file(by, parent, name, mode)?;
+        Ok((attr, self.new_handle(by, inode, open, true, asker)))
     }
 
     /// Creates a regular file, FIFO, socket or device node. Counts a look-up.
@@ -63,8 +63,7 @@ impl Fs {
         rdev: u32,
     ) -> FsResult<Attr> {
         if FileKind::of_mode(mode.mode) == Some(FileKind::Regular) {
-            let (attr, inode, open) = self.create_file(by, parent, name, mode)?;
-            drop(open);
+            let (attr, inode, ..) = self.create_file(by, parent, name, mode)?;
             self.close_file(&inode, true);
             return Ok(attr);
         }
@@ -122,18 +121,19 @@ impl Fs {
         self.finish_entry(&parent, &stored, |_| Ok(()))
     }
 
-    /// Makes a regular file, with one handle counted.
+    /// Makes a regular file, with one handle counted, for somebody who is permitted it.
     fn create_file(
         &self,
         by: Requester,
         parent: u64,
         name: &OsStr,
         mode: NewMode,
-    ) -> FsResult<(Attr, Arc<Inode>, Arc<OpenFile>)> {
+    ) -> FsResult<(Attr, Arc<Inode>, Arc<OpenFile>, Asker)> {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
+        let asker = self.asker_to_create(by, &parent, name.as_encoded_bytes())?;
         let dir = parent.fd()?;
         let disk = &self.volume.disk;
         let _changing = self.changing.read();
@@ -141,7 +141,7 @@ impl Fs {
         let file = self.make_named(&parent, &stored, || on_behalf_of(by, create))?;
         let made = (|| {
             self.give_group(by, &file)?;
-            let open = Arc::new(self.begin_file(&directory, file)?);
+            let open = Arc::new(self.begin_file(&directory, file, &asker)?);
             let inode = self.inodes.enter(&parent, &stored.name)?;
             let wrapping = self.index.share(open.sealed.with_wrapped(Wrapping::of));
             let mut opening = inode.opening();
@@ -150,7 +150,7 @@ impl Fs {
             opening.count(true);
             drop(opening);
             match self.attr_of(&inode) {
-                Ok(attr) => Ok((attr, inode, open)),
+                Ok(attr) => Ok((attr, inode, open, asker)),
                 Err(error) => {
                     self.close_file(&inode, true);
                     self.forget(inode.ino, 1);
@@ -166,14 +166,19 @@ impl Fs {
 
     /// Writes the header of a file in an empty backing file, under a new data key of the
     /// directory's master key.
-    pub(super) fn begin_file(&self, directory: &Directory, file: DiskFile) -> FsResult<OpenFile> {
+    pub(super) fn begin_file(
+        &self,
+        directory: &Directory,
+        file: DiskFile,
+        asker: &Asker,
+    ) -> FsResult<OpenFile> {
         let assigned = directory.assigned_key();
         let key = if assigned.is_empty() { self.volume.default_key() } else { assigned };
         let gate = self.gates.of(&key);
         gate.check_program()?;
         let head = Head::new(Kind::File, self.volume.id, Id::random()?, directory.id);
         let context = file_context(head.volume, head.object);
-        let made = self.provider.generate_data_key(&key, &context)?;
+        let made = asker.provider.generate_data_key(&key, &context)?;
         let wrapped = Wrapped { key_arn: made.key_arn, key_version: made.key_version, blob: made.blob };
         let epoch = self.next_epoch(0)?;
         let opened = SealedFile::create(Ciphertext::writable(file), head, &made.plaintext, wrapped, epoch)?;

@@ -146,6 +146,11 @@ impl Inode {
         *self.place.lock() = Some(Place { parent: Arc::clone(parent), stored: stored.to_owned() });
     }
 
+    /// Where the inode was found last: the directory, and the stored name in it. The root has none.
+    pub(super) fn place(&self) -> Option<(Arc<Self>, String)> {
+        self.place.lock().as_ref().map(|place| (Arc::clone(&place.parent), place.stored.clone()))
+    }
+
     /// Number of the directory in which the inode was found last; the root is its own.
     pub(super) fn parent_ino(&self) -> u64 {
         self.place.lock().as_ref().map_or(self.ino, |place| place.parent.ino)

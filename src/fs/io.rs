@@ -7,7 +7,8 @@ use super::inode::Inode;
 use super::keys::Access;
 use super::open_file::{Handle, OpenFile};
 use super::privileges::{drop_privileges, drop_set_ids};
-use super::{FileKind, Fs, FsError, FsResult, Requester};
+use super::{Asker, FileKind, Fs, FsError, FsResult, Requester};
+use crate::kms::FileAccess;
 use crate::sync::atomic::Ordering;
 
 /// Unsynced directory records beyond which one flush of the whole filesystem is cheaper.
@@ -38,20 +39,31 @@ pub enum Whence {
 }
 
 impl Fs {
-    /// Opens a regular file for this process; answers a handle. Whoever opened it may do so is the kernel's
-    /// decision; that its key is usable is decided here.
+    /// Opens a regular file for the mount itself; answers a handle.
     ///
     /// # Errors
     /// As open(2), and those of the file's master key.
     pub fn open(&self, ino: u64, write: bool) -> FsResult<u64> {
-        self.open_for(Requester::own(), ino, write)
+        self.open_as(Requester::own(), ino, write, |_| Ok(self.itself()))
     }
 
-    /// As [`Fs::open`], on behalf of somebody.
+    /// Opens a regular file; answers a handle. That modes and ACLs let him is the kernel's decision;
+    /// that the key is usable, and by whom, is decided here.
     ///
     /// # Errors
-    /// As [`Fs::open`].
+    /// As open(2), and those of the file's master key.
     pub fn open_for(&self, by: Requester, ino: u64, write: bool) -> FsResult<u64> {
+        let access = if write { FileAccess::Write } else { FileAccess::Read };
+        self.open_as(by, ino, write, |inode| self.asker(by, inode, access))
+    }
+
+    fn open_as(
+        &self,
+        by: Requester,
+        ino: u64,
+        write: bool,
+        asker: impl FnOnce(&Inode) -> FsResult<Asker>,
+    ) -> FsResult<u64> {
         if write {
             self.check_writable()?;
         }
@@ -59,13 +71,14 @@ impl Fs {
         if inode.kind != FileKind::Regular {
             return Err(FsError::new(libc::EINVAL));
         }
-        let open = self.open_file(&inode, write)?;
+        let asker = asker(&inode)?;
+        let open = self.open_file(&inode, write, &asker)?;
         // The keys may have been taken while the file was waiting to be settled.
-        if let Err(error) = open.keys(self, Access::Program) {
+        if let Err(error) = open.keys(self, Access::Program, &asker) {
             self.close_file(&inode, write);
             return Err(error);
         }
-        Ok(self.new_handle(by, inode, open, write))
+        Ok(self.new_handle(by, inode, open, write, asker))
     }
 
     /// Reads into `out`; answers the number of bytes, fewer than asked for at the end only.
@@ -75,7 +88,6 @@ impl Fs {
     pub fn read(&self, fh: u64, offset: u64, out: &mut [u8]) -> FsResult<usize> {
         let handle = self.handle(fh)?;
         let read = handle
-            .open
             .keys(self, Access::Program)
             .and_then(|keys| Ok(handle.open.sealed.read(&keys, offset, out)?));
         read.map_err(|error| self.name_damage(&handle.inode, error))
@@ -98,7 +110,7 @@ impl Fs {
         let access = if from_cache { Access::WriteBack } else { Access::Program };
         let written = (|| {
             let file = handle.open.for_writing()?;
-            let keys = handle.open.keys(self, access)?;
+            let keys = handle.keys(self, access)?;
             if from_cache {
                 handle.open.gate.read().write_backs.fetch_add(1, Ordering::Relaxed);
             }
@@ -153,7 +165,7 @@ impl Fs {
         let handle = self.handle(fh)?;
         let end = offset.checked_add(len).ok_or(FsError::new(libc::EFBIG))?;
         let file = handle.open.for_writing()?;
-        let keys = handle.open.keys(self, Access::Program)?;
+        let keys = handle.keys(self, Access::Program)?;
         let epoch = |newest| self.next_epoch(newest);
         match how {
             Allocate::PunchHole | Allocate::ZeroRangeKeepSize => file.punch(&keys, offset..end, epoch)?,
@@ -191,9 +203,11 @@ impl Fs {
         inode: Arc<Inode>,
         open: Arc<OpenFile>,
         write: bool,
+        asker: Asker,
     ) -> u64 {
         let fh = self.new_handle_number();
-        self.handles.write().insert(fh, Arc::new(Handle { inode, open, write, uid: by.uid }));
+        let handle = Handle { inode, open, write, uid: by.uid, asker };
+        self.handles.write().insert(fh, Arc::new(handle));
         fh
     }
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::open_file::OpenFile;
-use super::{Fs, FsError, FsResult};
+use super::{Asker, Fs, FsError, FsResult};
 use crate::format::Id;
 use crate::format::schedule::FileKeys;
 use crate::kms::EncryptionContext;
@@ -112,9 +112,9 @@ impl Deref for KeysInUse<'_> {
 }
 
 impl OpenFile {
-    /// The file's keys, if the gate is open for such access; unwrapped anew if they were taken
-    /// away before it opened again.
-    pub(super) fn keys(&self, fs: &Fs, access: Access) -> FsResult<KeysInUse<'_>> {
+    /// The file's keys, if the gate is open for such access; unwrapped anew, for whoever asks, if
+    /// they were taken away before it opened again.
+    pub(super) fn keys(&self, fs: &Fs, access: Access, asker: &Asker) -> FsResult<KeysInUse<'_>> {
         loop {
             self.gate.read().check(access)?;
             let guard = RwLockReadGuard::try_map(self.keys.read(), Option::as_deref);
@@ -125,15 +125,15 @@ impl OpenFile {
                 return Ok(KeysInUse(keys));
             }
             drop(guard);
-            self.fetch_keys(fs)?;
+            self.fetch_keys(fs, asker)?;
         }
     }
 
-    fn fetch_keys(&self, fs: &Fs) -> FsResult<()> {
+    fn fetch_keys(&self, fs: &Fs, asker: &Asker) -> FsResult<()> {
         let head = self.sealed.head();
         let blob = self.sealed.wrapped().blob;
         let context = file_context(head.volume, head.object);
-        let data_key = fs.cache.unwrap(&*fs.provider, &blob, &context)?;
+        let data_key = asker.unwrap(fs, &blob, &context)?;
         let derived = self.sealed.derive_keys(&data_key)?;
         let keys = self.keys.upgradable_read();
         self.gate.read().check(Access::Program)?;

@@ -5,6 +5,7 @@
 //! from any thread; it is the caller's to keep two changes of the same directory entry apart, as
 //! the kernel does.
 
+mod asker;
 mod attr;
 mod create;
 mod descriptors;
@@ -43,6 +44,7 @@ use crate::provider::{CacheSettings, KeyCache, Provider};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, RwLock};
 
+pub use asker::KeyAccess;
 pub use attr::Time;
 pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};
 pub use create::NewMode;
@@ -60,6 +62,7 @@ pub use volume::{Volume, VolumeError};
 pub use watcher::{Watcher, volume_files};
 pub use xattr::{INFO_XATTR, KEY_XATTR};
 
+use asker::Asker;
 use index::Index;
 use inode::{Inode, InodeTable};
 use keys::Gates;
@@ -104,6 +107,7 @@ pub trait KernelCache: Send + Sync {
 pub struct Fs {
     volume: Volume,
     provider: Arc<dyn Provider>,
+    key_access: KeyAccess,
     cache: KeyCache,
     gates: Gates,
     inodes: InodeTable,
@@ -149,6 +153,7 @@ impl Fs {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         Ok(Self {
             provider,
+            key_access: KeyAccess::default(),
             cache: KeyCache::new(CacheSettings::default()),
             gates: Gates::default(),
             inodes: InodeTable::new(&volume, descriptors / 2)?,

@@ -9,9 +9,9 @@ use rustix::fs::{Mode, OFlags};
 use super::attr::keyless_size;
 use super::disk::{Disk, DiskFile};
 use super::inode::{Inode, Opening};
-use super::keys::{Gate, file_context};
+use super::keys::{Access, Gate, KeysInUse, file_context};
 use super::volume::Volume;
-use super::{Fs, FsError, FsResult, Wrapping};
+use super::{Asker, Fs, FsError, FsResult, Wrapping};
 use crate::chunk::{Backing, ChunkError, Integrity, Opened, SealedFile};
 use crate::format::FormatError;
 use crate::format::schedule::FileKeys;
@@ -40,6 +40,15 @@ pub(super) struct Handle {
     pub(super) write: bool,
     /// Whose it is.
     pub(super) uid: u32,
+    /// By whose permission it was opened.
+    pub(super) asker: Asker,
+}
+
+impl Handle {
+    /// The file's keys, unwrapped for who opened it if they were taken away.
+    pub(super) fn keys(&self, fs: &Fs, access: Access) -> FsResult<KeysInUse<'_>> {
+        self.open.keys(fs, access, &self.asker)
+    }
 }
 
 /// A regular file's backing file, opened for writing as soon as that is wanted.
@@ -172,13 +181,19 @@ impl OpenFile {
 }
 
 impl Fs {
-    /// The open file of an inode, opened if it is not, unwrapping its data key. Counts a handle,
-    /// which [`Fs::close_file`] takes back.
-    pub(super) fn open_file(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
+    /// The open file of an inode, opened if it is not, unwrapping its data key. Whoever asks is
+    /// permitted it now, by the key that wraps the file at the moment. Counts a handle, which
+    /// [`Fs::close_file`] takes back.
+    pub(super) fn open_file(
+        &self,
+        inode: &Arc<Inode>,
+        want_write: bool,
+        asker: &Asker,
+    ) -> FsResult<Arc<OpenFile>> {
         let known = inode.opening().join(want_write);
         let open = match known {
-            Some(open) => open,
-            None => self.read_in(inode, want_write)?,
+            Some(open) => self.join_file(inode, want_write, asker, open)?,
+            None => self.read_in(inode, want_write, asker)?,
         };
         let writable = match want_write && !self.volume.read_only {
             true => open.sealed.backing().make_writable(&self.volume.disk, inode),
@@ -196,6 +211,18 @@ impl Fs {
                 Err(error)
             }
         }
+    }
+
+    /// A file that somebody else has opened, with a handle counted, if it is permitted.
+    fn join_file(
+        &self,
+        inode: &Arc<Inode>,
+        want_write: bool,
+        asker: &Asker,
+        open: Arc<OpenFile>,
+    ) -> FsResult<Arc<OpenFile>> {
+        let permitted = asker.authorize_open_file(&open);
+        permitted.map(|()| open).inspect_err(|_| self.close_file(inode, want_write))
     }
 
     /// Takes a handle of an open file back, which could write or not. When it was the last, a
@@ -271,15 +298,16 @@ impl Fs {
 
     /// Opens an inode's backing file and unwraps its data key, unless somebody was faster. Counts a
     /// handle.
-    fn read_in(&self, inode: &Arc<Inode>, want_write: bool) -> FsResult<Arc<OpenFile>> {
+    fn read_in(&self, inode: &Arc<Inode>, want_write: bool, asker: &Asker) -> FsResult<Arc<OpenFile>> {
         loop {
             let disk = Ciphertext::open(&self.volume, inode, want_write)?;
             // The key service is asked without any lock held.
-            let fetched = self.fetch_for(&disk);
+            let fetched = self.fetch_for(&disk, asker);
             // The file is judged with the lock held: whoever has opened it may be changing it by now.
             let mut opening = inode.opening();
             if let Some(open) = opening.join(want_write) {
-                return Ok(open);
+                drop(opening);
+                return self.join_file(inode, want_write, asker, open);
             }
             let (blob, data_key, gate) = fetched.map_err(|error| self.name_damage(inode, error))?;
             let mut current = true;
@@ -307,16 +335,18 @@ impl Fs {
         }
     }
 
-    /// A closed file's data key, wrapped and unwrapped, and the gate of its master key.
-    fn fetch_for(&self, disk: &Ciphertext) -> FsResult<(Vec<u8>, Arc<Key>, Arc<Gate>)> {
+    /// A closed file's data key, wrapped and unwrapped, and the gate of its master key, for one who is
+    /// permitted them.
+    fn fetch_for(&self, disk: &Ciphertext, asker: &Asker) -> FsResult<(Vec<u8>, Arc<Key>, Arc<Gate>)> {
         let (head, wrapped) = SealedFile::peek(disk)?;
         if head.volume != self.volume.id {
             return Err(ChunkError::Header(FormatError::Forged).into());
         }
+        asker.authorize(&head, &wrapped)?;
         let gate = self.gates.of(&wrapped.key_arn);
         gate.check_program()?;
         let context = file_context(head.volume, head.object);
-        let data_key = self.cache.unwrap(&*self.provider, &wrapped.blob, &context)?;
+        let data_key = asker.unwrap(self, &wrapped.blob, &context)?;
         Ok((wrapped.blob, data_key, gate))
     }
 

@@ -183,7 +183,12 @@ impl Stream {
 }
 
 /// The name of a backing entry; `None`, and a line in the log, for one that does not belong here.
-fn open_name(disk: &Disk, parent: &Inode, directory: &Directory, stored: &OsStr) -> Option<Vec<u8>> {
+pub(super) fn open_name(
+    disk: &Disk,
+    parent: &Inode,
+    directory: &Directory,
+    stored: &OsStr,
+) -> Option<Vec<u8>> {
     let foreign = |why: &str| {
         let path = parent.path();
         tracing::warn!("{path}/{}: {why}; it is left out", stored.display());

@@ -45,7 +45,7 @@ impl Fs {
     /// the settler.
     pub(super) fn recover_file(&self, inode: &Arc<Inode>) -> FsResult<()> {
         if self.may_be_interrupted(inode) {
-            self.open_file(inode, true)?;
+            self.open_file(inode, true, &self.itself())?;
             self.close_file(inode, true);
         }
         Ok(())
@@ -66,7 +66,7 @@ impl Fs {
         let before = keyless_size(file.length()?);
         file.set_len(0)?;
         self.remove_sealed_attributes(inode)?;
-        let open = Arc::new(self.begin_file(directory, file)?);
+        let open = Arc::new(self.begin_file(directory, file, &self.itself())?);
         let wrapping = self.index.share(open.sealed.with_wrapped(Wrapping::of));
         if self.index.has(inode.ino) {
             self.index.rewrap(inode.ino, &Wrapping::unreadable(), &wrapping, before);

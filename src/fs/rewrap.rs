@@ -19,12 +19,13 @@ use super::inode::{Inode, Opening};
 use super::keep::keep_attributes;
 use super::keys::file_context;
 use super::open_file::{OpenFile, open_as_owner};
-use super::{FileKind, Fs, FsError, FsResult, ROOT_INO, Requester};
+use super::{Asker, FileKind, Fs, FsError, FsResult, ROOT_INO, Requester};
 use crate::chunk::{Backing, ChunkError, ClosedHeader};
 use crate::format::FormatError;
 use crate::format::head::Head;
 use crate::format::schedule::FileKeys;
 use crate::format::slot::Wrapped;
+use crate::kms::FileAccess;
 use crate::secret::Key;
 use crate::sync::write_within;
 
@@ -94,7 +95,10 @@ impl Fs {
             return Err(FsError::new(libc::EPERM));
         }
         match inode.kind {
-            FileKind::Regular => self.rewrap(inode, key),
+            FileKind::Regular => {
+                let asker = self.asker(by, inode, FileAccess::Rewrap)?;
+                self.rewrap(inode, key, &asker)
+            }
             FileKind::Directory if key.is_empty() => {
                 self.volume.sync()?;
                 if inode.ino == ROOT_INO { self.volume.rewrap(&*self.provider) } else { Ok(()) }
@@ -103,16 +107,16 @@ impl Fs {
         }
     }
 
-    fn rewrap(&self, inode: &Arc<Inode>, key: &str) -> FsResult<()> {
+    fn rewrap(&self, inode: &Arc<Inode>, key: &str, asker: &Asker) -> FsResult<()> {
         for _ in 0..ATTEMPTS {
             let known = inode.opening().join(true);
             let attempt = match known {
                 Some(open) => {
-                    let attempt = self.rewrap_open(inode, &open, key);
+                    let attempt = self.rewrap_open(inode, &open, key, asker);
                     self.close_file(inode, true);
                     attempt
                 }
-                None => self.rewrap_closed(inode, key),
+                None => self.rewrap_closed(inode, key, asker),
             };
             match attempt.map_err(|error| self.name_damage(inode, error))? {
                 Attempt::Done => return Ok(()),
@@ -122,10 +126,18 @@ impl Fs {
         Err(FsError::new(libc::EBUSY))
     }
 
-    fn rewrap_open(&self, inode: &Arc<Inode>, open: &OpenFile, key: &str) -> FsResult<Attempt> {
+    fn rewrap_open(
+        &self,
+        inode: &Arc<Inode>,
+        open: &OpenFile,
+        key: &str,
+        asker: &Asker,
+    ) -> FsResult<Attempt> {
         let before = open.sealed.wrapped();
         let head = open.sealed.head();
-        let Some((wrapped, data_key)) = self.wrap_anew(head, &before, key)? else { return Ok(Attempt::Done) };
+        let Some((wrapped, data_key)) = self.wrap_anew(head, &before, key, asker)? else {
+            return Ok(Attempt::Done);
+        };
         let derived = open.sealed.derive_keys(&data_key)?;
         open.sealed.backing().make_writable(&self.volume.disk, inode)?;
         let new_gate = self.gates.of(&wrapped.key_arn);
@@ -150,14 +162,14 @@ impl Fs {
         Ok(Attempt::Done)
     }
 
-    fn rewrap_closed(&self, inode: &Arc<Inode>, key: &str) -> FsResult<Attempt> {
+    fn rewrap_closed(&self, inode: &Arc<Inode>, key: &str, asker: &Asker) -> FsResult<Attempt> {
         let file = open_as_owner(&self.volume.disk, inode, OFlags::RDWR)?;
         let header = ClosedHeader::read(&file)?;
         let head = header.head();
         if head.volume != self.volume.id {
             return Err(ChunkError::Header(FormatError::Forged).into());
         }
-        let Some((wrapped, data_key)) = self.wrap_anew(head, header.wrapped(), key)? else {
+        let Some((wrapped, data_key)) = self.wrap_anew(head, header.wrapped(), key, asker)? else {
             return Ok(Attempt::Done);
         };
         let keys = FileKeys::derive(&data_key, head.volume, head.object);
@@ -199,8 +211,15 @@ impl Fs {
     }
 
     /// Another wrapping of a file's data key, by the newest version of a master key, its own if none
-    /// is named; and the data key, out of that. `None` if it is wrapped like that already.
-    fn wrap_anew(&self, head: &Head, before: &Wrapped, key: &str) -> FsResult<Option<(Wrapped, Key)>> {
+    /// is named; and the data key, out of that. `None` if it is wrapped like that already. Who asks
+    /// needs permission on both keys.
+    fn wrap_anew(
+        &self,
+        head: &Head,
+        before: &Wrapped,
+        key: &str,
+        asker: &Asker,
+    ) -> FsResult<Option<(Wrapped, Key)>> {
         let key = if key.is_empty() { &before.key_arn } else { key };
         let wanted = self.provider.describe_key(key)?;
         if wanted.arn == before.key_arn && wanted.current_key_material_version == before.key_version {
@@ -210,8 +229,8 @@ impl Fs {
             self.gates.of(arn).check_program()?;
         }
         let context = file_context(head.volume, head.object);
-        let blob = self.provider.rewrap(&before.blob, &context, &wanted.arn)?;
-        let opened = self.provider.unwrap(&blob, &context)?;
+        let blob = asker.provider.rewrap(&before.blob, &context, &wanted.arn)?;
+        let opened = asker.provider.unwrap(&blob, &context)?;
         let wrapped = Wrapped { key_arn: opened.key_arn, key_version: opened.key_version, blob };
         Ok(Some((wrapped, opened.plaintext)))
     }

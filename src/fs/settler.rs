@@ -192,7 +192,7 @@ impl Fs {
         if inode.links() == 0 {
             return Ok(None);
         }
-        let keys = open.keys(self, Access::WriteBack)?;
+        let keys = open.keys(self, Access::WriteBack, &self.itself())?;
         let settling = open.sealed.begin_settling(&keys, |newest| self.next_epoch(newest))?;
         drop(keys);
         Ok(settling.map(|settling| Job { inode: Arc::clone(inode), open, settling }))
@@ -206,7 +206,7 @@ impl Fs {
     }
 
     fn step(&self, job: &mut Job) -> FsResult<Step> {
-        let keys = job.open.keys(self, Access::WriteBack)?;
+        let keys = job.open.keys(self, Access::WriteBack, &self.itself())?;
         // Nobody can begin to write meanwhile.
         let opening = job.inode.opening();
         if opening.writers > 0 {

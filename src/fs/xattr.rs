@@ -19,10 +19,11 @@ use super::privileges::drop_foreign_set_gid;
 use super::recount::INDEX_XATTR;
 use super::rewrap::WRAP_XATTR;
 use super::sealed_xattr::{self, is_sealed};
-use super::{FileKind, Fs, FsError, FsResult, Requester};
+use super::{Asker, FileKind, Fs, FsError, FsResult, Requester};
 use crate::format::head::Kind;
 use crate::format::page::Page;
 use crate::format::{Id, PAGE_LEN};
+use crate::kms::FileAccess;
 use crate::secret::Key;
 
 /// A directory's assigned master key; readable and settable.
@@ -60,14 +61,33 @@ struct DirectoryInfo {
     directory_id: String,
     assigned_key: String,
     default_key: String,
+    /// What wraps the volume's own key: whoever is to mount the volume needs it too.
+    volume_key: String,
 }
 
 impl Fs {
+    /// The value of an attribute, for the mount itself.
+    ///
+    /// # Errors
+    /// As [`Fs::getxattr_for`].
+    pub fn getxattr(&self, ino: u64, name: &OsStr) -> FsResult<Vec<u8>> {
+        self.getxattr_as(ino, name, |_| Ok(self.itself()))
+    }
+
     /// The value of an attribute.
     ///
     /// # Errors
     /// As getxattr(2); a user attribute of a file needs the file's key.
-    pub fn getxattr(&self, ino: u64, name: &OsStr) -> FsResult<Vec<u8>> {
+    pub fn getxattr_for(&self, by: Requester, ino: u64, name: &OsStr) -> FsResult<Vec<u8>> {
+        self.getxattr_as(ino, name, |inode| self.asker(by, inode, FileAccess::Read))
+    }
+
+    fn getxattr_as(
+        &self,
+        ino: u64,
+        name: &OsStr,
+        asker: impl FnOnce(&Inode) -> FsResult<Asker>,
+    ) -> FsResult<Vec<u8>> {
         let inode = self.inodes.find(ino)?;
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => {
@@ -79,7 +99,8 @@ impl Fs {
             n if n == INDEX_XATTR.as_bytes() => to_json(&self.index_info(&inode)?),
             n if n.starts_with(USER_PREFIX) => {
                 let stored = self.read_backing(&inode, &sealed_xattr::backing_name(&self.volume, n))?;
-                self.with_value_key(&inode, |key, object| sealed_xattr::open_value(key, object, n, &stored))
+                let open = |key: &Key, object| sealed_xattr::open_value(key, object, n, &stored);
+                self.with_value_key(&inode, asker, open)
             }
             n => self.read_backing(&inode, n),
         }
@@ -106,7 +127,8 @@ impl Fs {
                 if value.len() > MAX_VALUE_LEN {
                     return Err(FsError::new(libc::E2BIG));
                 }
-                let sealed = self.with_value_key(&inode, |key, object| {
+                let asker = |inode: &Inode| self.asker(by, inode, FileAccess::Write);
+                let sealed = self.with_value_key(&inode, asker, |key, object| {
                     sealed_xattr::seal(&self.volume, key, object, n, value)
                 })?;
                 Ok(disk.set_xattr(&*fd, &sealed_xattr::backing_name(&self.volume, n), &sealed, flags)?)
@@ -210,6 +232,7 @@ impl Fs {
                 directory_id: inode.directory(&self.volume)?.id.to_string(),
                 assigned_key: self.assigned_key(inode)?,
                 default_key: self.volume.default_key(),
+                volume_key: self.volume.wrapped().key_arn,
             }),
             _ => Err(FsError::new(libc::ENODATA)),
         }
@@ -218,7 +241,7 @@ impl Fs {
     /// What is known about a file; without its key, what its header says in public.
     fn file_info(&self, inode: &Arc<Inode>) -> FsResult<FileInfo> {
         let stored_size = self.volume.disk.stat(&*inode.fd()?)?.st_size.cast_unsigned();
-        if let Ok(open) = self.open_file(inode, false) {
+        if let Ok(open) = self.open_file(inode, false, &self.itself()) {
             let (head, wrapped) = (open.sealed.head(), open.sealed.wrapped());
             let info = FileInfo {
                 volume_id: head.volume.to_string(),
@@ -255,14 +278,20 @@ impl Fs {
     }
 
     /// Runs `f` with the key that seals values, a file's own or else the volume's, and the id of the
-    /// file or directory.
-    fn with_value_key<R>(&self, inode: &Arc<Inode>, f: impl FnOnce(&Key, Id) -> FsResult<R>) -> FsResult<R> {
+    /// file or directory. Values in a file are its contents: whoever asks for them must be permitted it.
+    fn with_value_key<R>(
+        &self,
+        inode: &Arc<Inode>,
+        asker: impl FnOnce(&Inode) -> FsResult<Asker>,
+        f: impl FnOnce(&Key, Id) -> FsResult<R>,
+    ) -> FsResult<R> {
         if inode.kind != FileKind::Regular {
             return f(&self.volume.keys.directory_xattr, inode.directory(&self.volume)?.id);
         }
-        let open = self.open_file(inode, false)?;
+        let asker = asker(inode)?;
+        let open = self.open_file(inode, false, &asker)?;
         let object = open.sealed.head().object;
-        let result = open.keys(self, Access::Program).and_then(|keys| f(&keys.xattr, object));
+        let result = open.keys(self, Access::Program, &asker).and_then(|keys| f(&keys.xattr, object));
         self.close_file(inode, false);
         result
     }

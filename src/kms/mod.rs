@@ -35,7 +35,9 @@ pub use error::{ErrorKind, KmsError, Reason};
 pub use id::{AliasName, Arn, KeyId, KeyRef, MAX_ALIAS, NotAKeyId, Realm, Resource, StoreId};
 pub use named::UnknownName;
 pub use schedule::Costs;
-pub use service::{AccessKey, Caller, DataKey, Remote, Service, UnwrappedDataKey};
+pub use service::{
+    AccessKey, Caller, DataKey, FileAccess, MAX_PATH, OnBehalf, Remote, Service, UnwrappedDataKey,
+};
 pub use spec::{KeySpec, KeyUsage, Origin};
 pub use state::{KeyManager, KeyState, Operation, check as check_state};
 pub use store::{

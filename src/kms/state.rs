@@ -109,6 +109,7 @@ named! {
         NoteVolume = "NoteVolume",
         GetKeyImpact = "GetKeyImpact",
         RetireKeyVersion = "RetireKeyVersion",
+        AuthorizeOpen = "AuthorizeOpen",
     }
 }
 
@@ -145,7 +146,8 @@ impl Operation {
         self == Self::GetParametersForImport || !self.is_read_only()
     }
 
-    /// Whether the operation uses key material. Such operations change nothing in the store.
+    /// Whether the operation uses key material, or decides on such a use. Such operations change
+    /// nothing in the store.
     pub fn is_cryptographic(self) -> bool {
         matches!(
             self,
@@ -161,6 +163,7 @@ impl Operation {
                 | Self::VerifyMac
                 | Self::GenerateDataKeyPair
                 | Self::GenerateDataKeyPairWithoutPlaintext
+                | Self::AuthorizeOpen
         )
     }
 

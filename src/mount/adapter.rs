@@ -359,9 +359,9 @@ impl Filesystem for Adapter {
         reply::empty(reply, || self.fs.setxattr(requester(req), ino.0, name, value, flags));
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         gate::looking_if(ino == INodeNo::ROOT, || {
-            reply::xattr(reply, size, || self.fs.getxattr(ino.0, name));
+            reply::xattr(reply, size, || self.fs.getxattr_for(requester(req), ino.0, name));
         });
     }
 

@@ -3,6 +3,8 @@
 use fuser::MountOption;
 use thiserror::Error;
 
+use crate::fs::KeyAccess;
+
 /// Event loops at least, so that a slow request does not hold up the others.
 const MIN_THREADS: usize = 4;
 /// Event loops at most; each has a request buffer.
@@ -20,6 +22,8 @@ pub struct MountOptions {
     /// The kernel gathers writes and passes them on later: faster for small ones, but those that it
     /// still has are lost if this process is killed.
     pub writeback: bool,
+    /// Whose permission on keys counts; `None` for what suits the users of the mount.
+    pub key_access: Option<KeyAccess>,
     /// Event loops; `None` for as many as suit the machine.
     pub threads: Option<usize>,
     kernel: Vec<MountOption>,
@@ -128,9 +132,23 @@ impl MountOptions {
         let threads = value.parse().ok().filter(|n| (1..=MAX_THREADS).contains(n));
         match name {
             "threads" => self.threads = Some(threads.ok_or_else(unknown)?),
+            "key_access" => {
+                self.key_access = Some(match value {
+                    "mount" => KeyAccess::Mount,
+                    "user" => KeyAccess::User,
+                    _ => return Err(unknown()),
+                });
+            }
             _ => return Err(unknown()),
         }
         Ok(())
+    }
+
+    /// Whose permission on keys counts: on a mount for others each user's own, unless it was said
+    /// otherwise.
+    pub fn key_access(&self) -> KeyAccess {
+        let suiting = if self.allow_other { KeyAccess::User } else { KeyAccess::Mount };
+        self.key_access.unwrap_or(suiting)
     }
 
     pub(super) fn threads(&self) -> usize {
@@ -174,6 +192,15 @@ mod tests {
     }
 
     #[test]
+    fn users_are_decided_on_where_others_get_in() {
+        let access = |text| parse(text).unwrap().key_access();
+        assert_eq!(access("ro"), KeyAccess::Mount);
+        assert_eq!(access("allow_other"), KeyAccess::User);
+        assert_eq!(access("key_access=mount,allow_other"), KeyAccess::Mount);
+        assert_eq!(access("key_access=user"), KeyAccess::User);
+    }
+
+    #[test]
     fn options_for_whoever_mounts_change_nothing() {
         let for_others =
             "defaults,noauto,user=ada,nofail,_netdev,comment=a b,x-systemd.automount,X-mount.mkdir";
@@ -183,7 +210,16 @@ mod tests {
 
     #[test]
     fn unknown_options_are_named() {
-        for bad in ["frob", "threads=0", "threads=x", "threads", "ro=1", "defaults=1", "nosymfollow"] {
+        for bad in [
+            "frob",
+            "threads=0",
+            "threads=x",
+            "threads",
+            "key_access=all",
+            "ro=1",
+            "defaults=1",
+            "nosymfollow",
+        ] {
             assert_eq!(parse(bad), Err(OptionError::Unknown(bad.to_owned())));
         }
         assert_eq!(parse("ro,remount"), Err(OptionError::Remount));

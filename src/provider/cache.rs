@@ -127,6 +127,38 @@ impl KeyCache {
         landing.fetch(|| provider.unwrap(blob, context).map(|unwrapped| Arc::new(unwrapped.plaintext)))
     }
 
+    /// As [`KeyCache::unwrap`], for whom `provider` may answer otherwise than others: a fetch is
+    /// shared with nobody, nor is what it is refused with. What is in the cache is for whoever asks;
+    /// the caller has made sure that he may.
+    ///
+    /// # Errors
+    /// As [`KeyCache::unwrap`].
+    pub fn unwrap_alone(
+        &self,
+        provider: &dyn Provider,
+        blob: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Arc<Key>, ProviderError> {
+        let digest = digest(blob, context);
+        for _ in 0..MAX_FETCHES {
+            let evictions = {
+                let mut inner = self.inner.lock();
+                if let Some(key) = inner.fresh(&digest, self.max_age) {
+                    return Ok(key);
+                }
+                inner.evictions
+            };
+            let since = Instant::now();
+            let key = Arc::new(provider.unwrap(blob, context)?.plaintext);
+            let mut inner = self.inner.lock();
+            if inner.evictions == evictions {
+                inner.keys.put(digest, Cached { key: Arc::clone(&key), master: master(blob), since });
+                return Ok(key);
+            }
+        }
+        Err(gave_up())
+    }
+
     /// A fresh data key under `key`, which is kept from the start.
     ///
     /// # Errors

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use super::{Provider, ProviderError};
-use crate::kms::api::{CreateKeyRequest, KeyRequest, NoteVolumeRequest, ReEncryptRequest};
+use crate::kms::api::{
+    AuthorizeOpenRequest, CreateKeyRequest, KeyRequest, NoteVolumeRequest, ReEncryptRequest,
+};
 use crate::kms::{
-    Caller, DataKey, EncryptionContext, KeyManager, KeyMetadata, KeyWatcher, Service, UnwrappedDataKey,
+    Caller, DataKey, EncryptionContext, KeyManager, KeyMetadata, KeyWatcher, OnBehalf, Service,
+    UnwrappedDataKey,
 };
 
 /// Calls a [`Service`] in process: no copies of plaintext, microseconds per call.
@@ -49,6 +52,21 @@ impl Provider for Embedded {
         Ok(self.service.note_volume(&self.caller, note).map(drop)?)
     }
 
+    fn on_behalf(&self, whom: OnBehalf) -> Result<Arc<dyn Provider>, ProviderError> {
+        let caller = self.service.on_behalf(&self.caller, &whom)?;
+        Ok(Arc::new(Self { service: Arc::clone(&self.service), caller }))
+    }
+
+    fn authorize_open(
+        &self,
+        key: &str,
+        version: u32,
+        context: &EncryptionContext,
+    ) -> Result<(), ProviderError> {
+        self.service.authorize_open(&self.caller, &open_of(key, version, context))?;
+        Ok(())
+    }
+
     fn attach(&self, watcher: Arc<dyn KeyWatcher>) -> Result<Box<dyn Send>, ProviderError> {
         Ok(Box::new(self.service.watch(watcher)))
     }
@@ -62,6 +80,15 @@ pub(super) fn same_context(blob: &[u8], context: &EncryptionContext, key: &str) 
         destination_key_id: key.to_owned(),
         destination_encryption_context: context.clone(),
         ..ReEncryptRequest::default()
+    }
+}
+
+/// The question whether a file may be opened.
+pub(super) fn open_of(key: &str, version: u32, context: &EncryptionContext) -> AuthorizeOpenRequest {
+    AuthorizeOpenRequest {
+        key_id: key.to_owned(),
+        encryption_context: context.clone(),
+        key_material_version: version,
     }
 }
 

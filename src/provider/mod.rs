@@ -8,7 +8,7 @@ mod error;
 use std::sync::Arc;
 
 use crate::kms::api::NoteVolumeRequest;
-use crate::kms::{DataKey, EncryptionContext, KeyMetadata, KeyWatcher, UnwrappedDataKey};
+use crate::kms::{DataKey, EncryptionContext, KeyMetadata, KeyWatcher, OnBehalf, UnwrappedDataKey};
 
 pub use cache::{CacheSettings, CachedDataKey, KeyCache};
 pub use client::{CALL_TIMEOUT, SocketClient};
@@ -56,6 +56,34 @@ pub trait Provider: Send + Sync {
     /// `NotFound`, `AccessDenied`, `Unavailable` or `Other`.
     fn note_volume(&self, _note: &NoteVolumeRequest) -> Result<(), ProviderError> {
         Ok(())
+    }
+
+    /// The same, as it answers a user who wants something of a file: what is asked of it is decided
+    /// and logged as his.
+    ///
+    /// # Errors
+    /// `AccessDenied` where this process may not speak for him; `Other` from a key service that
+    /// knows no users.
+    fn on_behalf(&self, whom: OnBehalf) -> Result<Arc<dyn Provider>, ProviderError> {
+        let message = format!("the key service does not decide for user {}", whom.uid);
+        Err(ProviderError::Other(message.into()))
+    }
+
+    /// Whether a file's data key, which `key` (id or ARN) wrapped with this version of its material
+    /// for `context`, may be unwrapped now. To be asked by whoever has the data key already, and
+    /// never answered from memory: what was withdrawn counts at the next open.
+    ///
+    /// # Errors
+    /// Any [`ProviderError`] but `InvalidCiphertext`; `Other` from a key service that cannot tell.
+    fn authorize_open(
+        &self,
+        key: &str,
+        version: u32,
+        context: &EncryptionContext,
+    ) -> Result<(), ProviderError> {
+        let message =
+            format!("the key service cannot tell who may use {key} (version {version}, {context:?})");
+        Err(ProviderError::Other(message.into()))
     }
 
     /// Has `watcher` told of every revocation, until the answer is dropped. See [`KeyWatcher`].

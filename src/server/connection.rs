@@ -45,7 +45,7 @@ fn converse(shared: &Shared, stream: &mut UnixStream) -> io::Result<()> {
         if request.target == ATTACH_MOUNT {
             return mounts::attach(shared, stream, &caller, request.body);
         }
-        let result = wire::dispatch(&shared.service, &caller, &request.target, &request.body);
+        let result = wire::dispatch_request(&shared.service, &caller, &request);
         wire::wipe(&mut request.body);
         let mut reply = Reply::from(result);
         let written = wire::write_frame(stream, &reply);

@@ -179,7 +179,7 @@ fn malformed_frames_are_answered_and_end_the_connection() {
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     }
     let mut stream = socket::connect(dir.path(), Duration::from_secs(5)).unwrap();
-    let request = Request { target: wire::ATTACH_MOUNT.to_owned(), body: json!(7) };
+    let request = Request { target: wire::ATTACH_MOUNT.to_owned(), body: json!(7), on_behalf: None };
     wire::write_frame(&mut stream, &request).unwrap();
     let reply: Reply = wire::read_frame(&mut stream).unwrap();
     assert_eq!(reply.status, 400);
@@ -202,7 +202,7 @@ fn connections_are_bounded_and_ending_does_not_wait_for_idle_ones() {
 
 #[test]
 fn frames_read_back_what_was_written() {
-    let request = Request { target: "t".to_owned(), body: json!({"Plaintext": "AAAA"}) };
+    let request = Request { target: "t".to_owned(), body: json!({"Plaintext": "AAAA"}), on_behalf: None };
     let mut bytes = Vec::new();
     wire::write_frame(&mut bytes, &request).unwrap();
     assert_eq!(wire::read_frame::<Request>(&mut &bytes[..]).unwrap(), request);

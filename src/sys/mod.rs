@@ -51,6 +51,28 @@ pub fn groups_of(pid: u32) -> Option<Vec<u32>> {
     std::iter::once(effective).chain(supplementary).map(|gid| gid.parse().ok()).collect()
 }
 
+/// What a process runs, and the groups that it is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Running {
+    /// The program's name, as the process calls itself.
+    pub program: String,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// The same, of the process or thread of this number, from `/proc`; `None` if it is gone.
+pub fn running(tid: u32) -> Option<Running> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let groups = field("Groups:")?.split_whitespace().map(|gid| gid.parse().ok()).collect::<Option<_>>()?;
+    // A thread may have a name of its own.
+    let program = match field("Tgid:")? {
+        own if own == tid.to_string() => field("Name:")?.to_owned(),
+        process => std::fs::read_to_string(format!("/proc/{process}/comm")).ok()?.trim_end().to_owned(),
+    };
+    Some(Running { program, groups })
+}
+
 /// The process that holds a lock on the file, for messages.
 pub fn lock_holder(fd: impl AsFd) -> Option<u32> {
     lock_holders(fd).first().copied()

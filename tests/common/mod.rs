@@ -151,6 +151,29 @@ impl World {
         serde_json::from_str(&ran.stdout).unwrap()
     }
 
+    /// Puts a policy on a key: the owner's rights, and these statements about everything else.
+    #[track_caller]
+    pub(crate) fn put_policy(&self, key: &str, statements: &[Value]) {
+        let owner = "arn:aws:iam::000000000000:root";
+        let mut all = vec![serde_json::json!({"Effect": "Allow", "Principal": {"AWS": owner},
+            "Action": "kms:*", "Resource": "*"})];
+        all.extend(statements.iter().cloned());
+        let policy = serde_json::json!({"Version": "2012-10-17", "Statement": all});
+        let file = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
+        std::fs::write(file.path(), policy.to_string()).unwrap();
+        self.run(&["policy", "put", key, file.path().to_str().unwrap()]);
+    }
+
+    /// Lets every user have files under a key.
+    #[track_caller]
+    pub(crate) fn let_everybody_use(&self, key: &str) {
+        let actions = ["kms:Decrypt", "kms:GenerateDataKey", "kms:ReEncrypt*"];
+        self.put_policy(
+            key,
+            &[serde_json::json!({"Effect": "Allow", "Principal": "*", "Action": actions, "Resource": "*"})],
+        );
+    }
+
     /// A new volume `name`, mounted at `name.mnt`.
     #[track_caller]
     pub(crate) fn volume(&self, name: &str) -> PathBuf {

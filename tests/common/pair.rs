@@ -31,6 +31,10 @@ impl Pair {
         fs::create_dir(&plain).unwrap();
         fs::set_permissions(&plain, fs::Permissions::from_mode(0o755)).unwrap();
         world.run(&["init", "vol"]);
+        if options.contains("allow_other") {
+            // Each of them is decided on, and modes and ACLs are what may differ.
+            world.let_everybody_use("alias/default");
+        }
         let mount = mount(&world, options);
         fs::set_permissions(&mount, fs::Permissions::from_mode(0o755)).unwrap();
         Some(Self { mount, plain, options: options.to_owned(), rounds: Cell::new(0), world })

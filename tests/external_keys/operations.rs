@@ -112,7 +112,7 @@ fn what_a_custom_key_store_may_not_be() {
     let mut loud = world.request("loud");
     loud.xks_proxy_uri_endpoint = Some(world.proxy.endpoint.replace("http", "HTTP"));
     refused(world.create(&loud), ErrorKind::Validation);
-    let stranger = Caller { uid: 12_345, gid: 12_345, ..world.caller.clone() };
+    let stranger = Caller::local(12_345, 12_345, 1, "stranger".to_owned());
     let foreign = world.service().create_custom_key_store(&stranger, &world.request("mine"));
     refused(foreign, ErrorKind::AccessDenied);
 }

@@ -171,7 +171,7 @@ fn policies_know_where_a_key_is_and_decide_before_the_proxy_is_asked() {
     assert!(world.encrypt(&key, b"x").is_ok());
     let own = world.encrypt(&near, b"at hand").unwrap();
     assert!(world.decrypt(&own).is_ok(), "that one is here");
-    let stranger = kmsfs::kms::Caller { uid: 12_345, gid: 12_345, ..world.caller.clone() };
+    let stranger = kmsfs::kms::Caller::local(12_345, 12_345, 1, "stranger".to_owned());
     let refused = world.service().generate_data_key(&stranger, &key.arn, &super::context()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::AccessDenied);
     let elsewhere = world.service().create_key(&stranger, &super::key_request(&store, "three")).unwrap_err();

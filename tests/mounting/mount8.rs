@@ -35,7 +35,7 @@ const BOTH: &str = r#"
         has ro nodev nosuid noexec
         same "$(cat plain/file)" one
         umount plain
-        mount -t fuse.kmsfs "$W/cipher" "$W/plain" -o "defaults,relatime,lazytime,allow_other,threads=2,idle_timeout=1h,$key"
+        mount -t fuse.kmsfs "$W/cipher" "$W/plain" -o "defaults,relatime,lazytime,allow_other,key_access=mount,threads=2,idle_timeout=1h,$key"
         same "$(setpriv --reuid 1500 --clear-groups cat plain/file)" one
         umount plain
         # What goes wrong is said, with mount's own exit codes.

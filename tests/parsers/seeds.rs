@@ -137,7 +137,11 @@ fn kept_in_stores() {
 fn messages() {
     let key_id = "04eb2118-6bc5-4196-b96d-fb7f8999317b";
     let framed = |name: &str, message: &dyn erased::Frame| put("frame", name, message.frame());
-    let request = Request { target: "TrentService.DescribeKey".to_owned(), body: json!({ "KeyId": key_id }) };
+    let request = Request {
+        target: "TrentService.DescribeKey".to_owned(),
+        body: json!({ "KeyId": key_id }),
+        on_behalf: None,
+    };
     framed("request", &request);
     framed("reply", &Reply { status: 200, body: json!({ "KeyId": key_id }) });
     framed("event", &Event::Drain { id: 1, key_id: key_id.parse().unwrap(), budget_ms: 5 });

@@ -49,7 +49,9 @@ pub enum ConditionKey {
     SecureTransport,
     TagKeys,
     Program,
+    ProgramPath,
     Path,
+    Access,
     /// A key that no request of this service has.
     Other(String),
 }
@@ -59,7 +61,7 @@ const RESOURCE_TAG: &str = "aws:ResourceTag/";
 const REQUEST_TAG: &str = "aws:RequestTag/";
 
 /// The first name of a key is the one it is shown under.
-const NAMES: [(&str, ConditionKey); 39] = [
+const NAMES: [(&str, ConditionKey); 41] = [
     ("kms:EncryptionContextKeys", ConditionKey::EncryptionContextKeys),
     ("kms:CallerAccount", ConditionKey::CallerAccount),
     ("kms:KeySpec", ConditionKey::KeySpec),
@@ -98,7 +100,9 @@ const NAMES: [(&str, ConditionKey); 39] = [
     ("aws:SecureTransport", ConditionKey::SecureTransport),
     ("aws:TagKeys", ConditionKey::TagKeys),
     ("kmsfs:Program", ConditionKey::Program),
+    ("kmsfs:ProgramPath", ConditionKey::ProgramPath),
     ("kmsfs:Path", ConditionKey::Path),
+    ("kmsfs:Access", ConditionKey::Access),
 ];
 
 /// Not of the form `service:Name`.

@@ -20,7 +20,7 @@
 //! * A policy may name a group, `arn:aws:iam::<account>:group/<name>`; it means the members.
 //! * Under an operator without `ForAllValues` or `ForAnyValue`, a key with several values
 //!   satisfies an Allow only if every value does, and a Deny if one does.
-//! * `kmsfs:Program` and `kmsfs:Path` are condition keys of our own.
+//! * `kmsfs:Program`, `kmsfs:ProgramPath`, `kmsfs:Path` and `kmsfs:Access` are condition keys of our own.
 
 mod action;
 mod condition;

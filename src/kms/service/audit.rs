@@ -221,6 +221,12 @@ impl Service {
         }
         let notes = call.notes.borrow();
         additional.extend(notes.iter().map(|(name, text)| (*name, Parameter::Text(text))));
+        if let Some(behalf) = &call.caller.behalf {
+            additional.push(("path", Parameter::Text(&behalf.path)));
+            additional.push(("access", Parameter::Text(behalf.access.name())));
+            additional.push(("mountUid", Parameter::Number(behalf.mount.0.into())));
+            additional.push(("mountPid", Parameter::Number(behalf.mount.1.into())));
+        }
         let noted = call.answered.borrow();
         let mut answered = Vec::new();
         if error.is_none() && !call.operation.is_read_only() {

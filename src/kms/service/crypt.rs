@@ -9,9 +9,9 @@ use super::facts::DataKeyFacts;
 use super::oaep::algorithm;
 use super::{Call, Caller, Service};
 use crate::kms::api::{
-    DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, GenerateDataKeyRequest,
-    GenerateDataKeyResponse, GenerateRandomRequest, GenerateRandomResponse, ReEncryptRequest,
-    ReEncryptResponse, SecretBytes,
+    AuthorizeOpenRequest, DecryptRequest, DecryptResponse, Empty, EncryptRequest, EncryptResponse,
+    GenerateDataKeyRequest, GenerateDataKeyResponse, GenerateRandomRequest, GenerateRandomResponse,
+    ReEncryptRequest, ReEncryptResponse, SecretBytes,
 };
 use crate::kms::blob::{Blob, NotABlob};
 use crate::kms::context::EncryptionContext;
@@ -120,6 +120,24 @@ impl Service {
                 key_arn: opened.arn,
                 key_version: opened.version,
             })
+        })
+    }
+
+    /// AuthorizeOpen: whether the caller may decrypt a file's data key now. It is not given, and
+    /// whoever has it cached asks here before it lets him use it. Takes microseconds and no I/O.
+    ///
+    /// # Errors
+    /// NotFound, AccessDenied, Disabled, InvalidState.
+    pub fn authorize_open(&self, caller: &Caller, request: &AuthorizeOpenRequest) -> Result<Empty, KmsError> {
+        self.run(caller, Operation::AuthorizeOpen, request, |call| {
+            let book = self.book.read();
+            let entry = book.resolve(&request.key_id, Spelling::IdOrArn, self.realm())?;
+            self.admit_as(call, entry, Operation::Decrypt.name())?;
+            check_symmetric(entry, call)?;
+            if entry.version(request.key_material_version).is_some() {
+                call.uses(request.key_material_version);
+            }
+            Ok(Empty {})
         })
     }
 

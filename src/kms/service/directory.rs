@@ -1,5 +1,6 @@
 //! Whom a caller is to policies and grants: the users and groups of this machine, by number.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -24,8 +25,10 @@ const ROOT: &str = "root";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LocalUser {
     pub(super) uid: u32,
-    pub(super) name: String,
-    pub(super) groups: Vec<String>,
+    /// As the database has it; absent from a process whose user it does not know.
+    pub(super) name: Option<String>,
+    /// Numbers, and the names of those that have one.
+    pub(super) groups: Vec<(u32, Option<String>)>,
 }
 
 /// How a user is looked up.
@@ -33,6 +36,8 @@ pub(super) struct LocalUser {
 pub(super) enum Who {
     Uid(u32),
     Name(String),
+    /// A process of the user, which is in these groups, whatever the database says of him.
+    Process(u32, Vec<u32>),
 }
 
 type LookUp = dyn Fn(&Who) -> io::Result<Option<LocalUser>> + Send + Sync;
@@ -70,13 +75,19 @@ impl Directory {
         uid == 0 || self.owners.contains(&uid)
     }
 
-    /// Who `caller` is. A user without a name, or with one that policies cannot spell, goes by
-    /// number. What the user database does not answer is an error, not a user without groups:
+    /// Who `caller` is. A user or a group without a name, or with one that policies cannot spell,
+    /// goes by number. What the user database does not answer is an error, not a user without groups:
     /// a policy may deny a group.
     pub(super) fn identity(&self, caller: &Caller, now: Timestamp) -> Result<Arc<Identity>, KmsError> {
         match &caller.remote {
             None if self.owns(caller.uid) => Ok(Arc::clone(&self.root)),
-            None => self.of(Who::Uid(caller.uid), now),
+            None => {
+                let groups = caller.behalf.iter().flat_map(|behalf| &behalf.groups).copied();
+                let groups: Vec<u32> = groups.collect();
+                let named =
+                    if groups.is_empty() { Who::Uid(caller.uid) } else { Who::Process(caller.uid, groups) };
+                self.of(named, now)
+            }
             Some(remote) if remote.user == ROOT => Ok(Arc::clone(&self.root)),
             Some(remote) => self.of(Who::Name(remote.user.clone()), now),
         }
@@ -94,12 +105,14 @@ impl Directory {
             let message = format!("the user database does not say who the caller is: {error}");
             KmsError::new(ErrorKind::DependencyTimeout, message)
         })?;
-        let groups: Vec<String> =
-            found.iter().flat_map(|user| &user.groups).filter(|group| is_name(group)).cloned().collect();
+        let shown = |(gid, name): &(u32, Option<String>)| {
+            name.clone().filter(|name| is_name(name)).unwrap_or_else(|| gid.to_string())
+        };
+        let groups: Vec<String> = found.iter().flat_map(|user| &user.groups).map(shown).collect();
         let identity = match (&who, found) {
-            (Who::Uid(uid), found) => {
+            (Who::Uid(uid) | Who::Process(uid, _), found) => {
                 let id = uid.to_string();
-                let name = found.map(|user| user.name).filter(|name| is_name(name));
+                let name = found.and_then(|user| user.name).filter(|name| is_name(name));
                 Identity::user(&self.account, name.as_deref().unwrap_or(&id), &id, &groups)
             }
             (Who::Name(name), Some(user)) => {
@@ -122,16 +135,24 @@ fn is_name(name: &str) -> bool {
 
 fn look_up(who: &Who) -> io::Result<Option<LocalUser>> {
     let user = match who {
-        Who::Uid(uid) => User::from_uid(Uid::from_raw(*uid))?,
+        Who::Uid(uid) | Who::Process(uid, _) => User::from_uid(Uid::from_raw(*uid))?,
         Who::Name(name) => User::from_name(name)?,
     };
-    let Some(user) = user else { return Ok(None) };
-    let name = std::ffi::CString::new(user.name.clone())?;
-    let mut groups = Vec::new();
-    for gid in getgrouplist(&name, user.gid)? {
-        groups.extend(group_name(gid)?);
+    let mut gids = BTreeSet::new();
+    if let Some(user) = &user {
+        let name = std::ffi::CString::new(user.name.clone())?;
+        gids.extend(getgrouplist(&name, user.gid)?.into_iter().map(Gid::as_raw));
     }
-    Ok(Some(LocalUser { uid: user.uid.as_raw(), name: user.name, groups }))
+    let uid = match (who, &user) {
+        (_, Some(user)) => user.uid.as_raw(),
+        (Who::Process(uid, _), None) => *uid,
+        _ => return Ok(None),
+    };
+    if let Who::Process(_, own) = who {
+        gids.extend(own);
+    }
+    let groups = gids.into_iter().map(|gid| Ok((gid, group_name(Gid::from_raw(gid))?)));
+    Ok(Some(LocalUser { uid, name: user.map(|user| user.name), groups: groups.collect::<io::Result<_>>()? }))
 }
 
 fn group_name(gid: Gid) -> io::Result<Option<String>> {
@@ -159,16 +180,16 @@ mod tests {
         let counted = Arc::clone(&asked);
         let look_up = move |who: &Who| {
             counted.fetch_add(1, Ordering::Relaxed);
-            let user = |uid, name: &str, groups: &[&str]| {
-                let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-                Ok(Some(LocalUser { uid, name: name.to_owned(), groups }))
+            let user = |uid, name: &str, groups: &[(u32, &str)]| {
+                let groups = groups.iter().map(|(gid, group)| (*gid, Some((*group).to_owned()))).collect();
+                Ok(Some(LocalUser { uid, name: Some(name.to_owned()), groups }))
             };
             match who {
                 Who::Uid(7) => Err(io::ErrorKind::TimedOut.into()),
                 Who::Uid(8) => user(8, "9", &[]),
-                Who::Uid(9) => user(9, "CORP\\eve", &["bad group", "good"]),
-                Who::Uid(1000) => user(1000, "alice", &["staff"]),
-                Who::Name(name) if name == "alice" => user(1000, "alice", &["staff"]),
+                Who::Uid(9) => user(9, "CORP\\eve", &[(30, "bad group"), (31, "good")]),
+                Who::Uid(1000) => user(1000, "alice", &[(50, "staff")]),
+                Who::Name(name) if name == "alice" => user(1000, "alice", &[(50, "staff")]),
                 _ => Ok(None),
             }
         };
@@ -190,6 +211,10 @@ mod tests {
         assert_eq!(arn(7).unwrap_err().kind(), ErrorKind::DependencyTimeout);
         let alice = directory.identity(&caller(1000), at(0)).unwrap();
         assert!(alice.is_named(&format!("arn:aws:iam::{ACCOUNT}:group/staff")));
+        let eve = directory.identity(&caller(9), at(0)).unwrap();
+        for (group, named) in [("good", true), ("31", false), ("bad group", false), ("30", true)] {
+            assert_eq!(eve.is_named(&format!("arn:aws:iam::{ACCOUNT}:group/{group}")), named, "{group}");
+        }
     }
 
     #[test]
@@ -205,8 +230,12 @@ mod tests {
     #[test]
     fn this_machine_knows_its_root() {
         let root = look_up(&Who::Uid(0)).unwrap().unwrap();
-        assert_eq!((root.uid, root.name.as_str()), (0, "root"));
-        assert!(root.groups.iter().any(|group| group == "root"));
+        assert_eq!((root.uid, root.name.as_deref()), (0, Some("root")));
+        assert!(root.groups.contains(&(0, Some("root".to_owned()))));
         assert_eq!(look_up(&Who::Uid(u32::MAX - 7)).unwrap(), None);
+        // Of a process that is in groups which the database does not know.
+        let process = look_up(&Who::Process(u32::MAX - 7, vec![u32::MAX - 8, 0])).unwrap().unwrap();
+        assert_eq!((process.uid, process.name), (u32::MAX - 7, None));
+        assert_eq!(process.groups, [(0, Some("root".to_owned())), (u32::MAX - 8, None)]);
     }
 }

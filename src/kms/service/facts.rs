@@ -4,15 +4,15 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use crate::kms::api::{
-    AliasRequest, CreateGrantRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest,
-    DeleteImportedKeyMaterialRequest, EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyPairRequest,
-    GenerateDataKeyRequest, GenerateMacRequest, GenerateRandomRequest, GetKeyPolicyRequest,
-    GetParametersForImportRequest, GetPublicKeyRequest, ImportKeyMaterialRequest, KeyRequest,
-    ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest,
-    ListResourceTagsRequest, ListRetirableGrantsRequest, PutKeyPolicyRequest, ReEncryptRequest,
-    RetireGrantRequest, RetireKeyVersionRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, SignRequest,
-    SimulateKeyPolicyRequest, TagResourceRequest, UntagResourceRequest, UpdateKeyDescriptionRequest,
-    VerifyMacRequest, VerifyRequest,
+    AliasRequest, AuthorizeOpenRequest, CreateGrantRequest, CreateKeyRequest, DecryptRequest,
+    DeleteAliasRequest, DeleteImportedKeyMaterialRequest, EnableKeyRotationRequest, EncryptRequest,
+    GenerateDataKeyPairRequest, GenerateDataKeyRequest, GenerateMacRequest, GenerateRandomRequest,
+    GetKeyPolicyRequest, GetParametersForImportRequest, GetPublicKeyRequest, ImportKeyMaterialRequest,
+    KeyRequest, ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest,
+    ListKeysRequest, ListResourceTagsRequest, ListRetirableGrantsRequest, PutKeyPolicyRequest,
+    ReEncryptRequest, RetireGrantRequest, RetireKeyVersionRequest, RevokeGrantRequest,
+    ScheduleKeyDeletionRequest, SignRequest, SimulateKeyPolicyRequest, TagResourceRequest,
+    UntagResourceRequest, UpdateKeyDescriptionRequest, VerifyMacRequest, VerifyRequest,
 };
 use crate::kms::context::EncryptionContext;
 
@@ -82,6 +82,7 @@ macro_rules! facts {
 
 facts! {
     AliasRequest;
+    AuthorizeOpenRequest { encryption_context -> Option<&EncryptionContext> = encryption_context };
     CreateKeyRequest;
     DecryptRequest {
         encryption_context -> Option<&EncryptionContext> = encryption_context,

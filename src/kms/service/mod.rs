@@ -3,6 +3,7 @@
 mod access_keys;
 mod aliases;
 mod audit;
+mod behalf;
 mod book;
 mod creation;
 mod crypt;
@@ -53,6 +54,7 @@ use super::watch::{CutReport, KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
 use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use crate::sync::{Mutex, RwLock};
+use behalf::Behalf;
 use book::{Book, Entry};
 use directory::Directory;
 use external::Network;
@@ -61,6 +63,7 @@ use permit::Rights;
 use transition::Turns;
 
 pub use access_keys::AccessKey;
+pub use behalf::{FileAccess, MAX_PATH, OnBehalf};
 pub use crypt::{DataKey, UnwrappedDataKey};
 
 /// How long a mount may take to write back what is dirty under a key that is being revoked.
@@ -83,6 +86,8 @@ pub struct Caller {
     pub program: String,
     /// Who it is that came over the network.
     pub remote: Option<Remote>,
+    /// The mount that calls for this user, and for what.
+    pub(super) behalf: Option<Arc<Behalf>>,
 }
 
 /// A caller from the network, who has proved to hold an access key.
@@ -101,7 +106,7 @@ pub struct Remote {
 impl Caller {
     /// A local process.
     pub fn local(uid: u32, gid: u32, pid: u32, program: String) -> Self {
-        Self { uid, gid, pid, program, remote: None }
+        Self { uid, gid, pid, program, remote: None, behalf: None }
     }
 
     /// This process.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value as Json;
 
+use super::behalf::Behalf;
 use super::book::Entry;
 use super::grant_book::{Grant, GrantBook};
 use super::{Call, Caller, Service};
@@ -305,6 +306,11 @@ impl Asked<'_> {
     fn local_caller(&self) -> Option<&Caller> {
         Some(self.call?.caller).filter(|caller| caller.remote.is_none())
     }
+
+    /// What a mount that can be believed says of the file that is to be opened.
+    fn behalf(&self) -> Option<&Behalf> {
+        self.call?.caller.behalf.as_deref().filter(|behalf| behalf.vouched)
+    }
 }
 
 fn give(json: &Json, found: &mut dyn FnMut(Value<'_>)) {
@@ -414,10 +420,12 @@ impl policy::Facts for Asked<'_> {
                 remote.into_iter().for_each(|remote| found(Value::Bool(remote.secure)));
             }
             ConditionKey::Program => text(self.local_caller().map(|caller| caller.program.as_str()), found),
-            ConditionKey::Path => {
+            ConditionKey::ProgramPath => {
                 let path = self.local_caller().and_then(program_path);
                 text(path.as_deref(), found);
             }
+            ConditionKey::Path => text(self.behalf().map(|behalf| behalf.path.as_str()), found),
+            ConditionKey::Access => text(self.behalf().map(|behalf| behalf.access.name()), found),
             ConditionKey::Other(_)
             | ConditionKey::GrantOperations
             | ConditionKey::GranteePrincipal
@@ -445,6 +453,10 @@ fn context_values(context: &EncryptionContext, name: &str, found: &mut dyn FnMut
 /// The program that a caller runs. For convenience, not for protection: whoever may run a program
 /// can also have it do other things than it was written for.
 fn program_path(caller: &Caller) -> Option<String> {
+    if caller.behalf.as_ref().is_some_and(|behalf| !behalf.vouched) {
+        // The process is one of his choice.
+        return None;
+    }
     let path = std::fs::read_link(format!("/proc/{}/exe", caller.pid)).ok()?;
     path.into_os_string().into_string().ok()
 }

@@ -36,6 +36,9 @@ const INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 impl Call<'_> {
     /// Notes that the call succeeded with the keys that it used.
     pub(super) fn note_uses(&self) {
+        if self.operation == Operation::AuthorizeOpen {
+            return;
+        }
         for used in self.keys.borrow().iter() {
             if let Some(held) = used.version.and_then(|version| used.entry.held(version)) {
                 held.used(self.operation, self.now);

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{ATTACH_MOUNT, KMSFS, STATUS, TRENT};
+use super::{ATTACH_MOUNT, AUTHORIZE_OPEN, KMSFS, Request, STATUS, TRENT};
 use crate::kms::api::KeyResponse;
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::service::{Caller, Service};
@@ -22,6 +22,31 @@ pub fn dispatch(service: &Service, caller: &Caller, target: &str, body: &Value) 
             error
         }
     })
+}
+
+/// Carries out a request, for the user on whose behalf it is made.
+///
+/// # Errors
+/// As [`dispatch`]; AccessDenied to whoever may not speak for that user, Validation for an operation
+/// that nobody needs to carry out for another.
+pub fn dispatch_request(service: &Service, caller: &Caller, request: &Request) -> Result<Value, KmsError> {
+    let (target, body) = (request.target.as_str(), &request.body);
+    let Some(whom) = &request.on_behalf else { return dispatch(service, caller, target, body) };
+    let operation = target.rsplit('.').next().unwrap_or(target);
+    let is_for_files = target == AUTHORIZE_OPEN
+        || target.starts_with(TRENT) && matches!(operation, "Decrypt" | "GenerateDataKey" | "ReEncrypt");
+    let speaking = if is_for_files {
+        service.on_behalf(caller, whom)
+    } else {
+        Err(KmsError::validation(format!("{target} is not called on behalf of others")))
+    };
+    match speaking {
+        Ok(speaking) => dispatch(service, &speaking, target, body),
+        Err(error) => {
+            service.log_refused_caller(caller, operation, &error);
+            Err(error)
+        }
+    }
 }
 
 /// Who refused a request, and so whether it has been logged.
@@ -126,6 +151,7 @@ fn look_after(
     match operation {
         // Whoever may read a key's policy may ask what it comes to.
         "SimulateKeyPolicy" => return call(request, |request| service.simulate_key_policy(caller, &request)),
+        "AuthorizeOpen" => return call(request, |request| service.authorize_open(caller, &request)),
         // These are operations like others, and decide and log by themselves.
         "CreateAccessKey" => return call(request, |request| service.create_access_key(caller, &request)),
         "ListAccessKeys" => return Ok(answer(&service.list_access_keys(caller)?)?),

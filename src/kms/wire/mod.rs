@@ -19,10 +19,11 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::error::KmsError;
 use super::id::KeyId;
+use super::service::OnBehalf;
 use super::state::KeyState;
 use super::watch::{CutReport, MountStatus};
 
-pub use dispatch::dispatch;
+pub use dispatch::{dispatch, dispatch_request};
 
 /// Longest frame in bytes, without its length.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -32,6 +33,8 @@ pub const TRENT: &str = "TrentService.";
 pub const STATUS: &str = "Kmsfs.Status";
 /// Prefix of the targets of the store's own operations.
 pub const KMSFS: &str = "Kmsfs.";
+/// Target that asks whether a user may open a file.
+pub const AUTHORIZE_OPEN: &str = "Kmsfs.AuthorizeOpen";
 /// Target that turns its connection into a mount's event channel.
 pub const ATTACH_MOUNT: &str = "Kmsfs.AttachMount";
 
@@ -47,6 +50,9 @@ pub struct Request {
     /// Its parameters.
     #[serde(default)]
     pub body: Value,
+    /// The user whom a mount calls for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf: Option<OnBehalf>,
 }
 
 /// An answer on its way back.

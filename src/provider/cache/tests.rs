@@ -137,6 +137,25 @@ fn a_key_is_fetched_once_however_many_want_it() {
 }
 
 #[test]
+fn what_one_is_refused_with_is_nobody_elses() {
+    let (refusing, granting, cache) = (Gated::new(), Gated::new(), cache(8, LONG));
+    let blob = granting.blob();
+    refusing.hold.store(true, Ordering::SeqCst);
+    thread::scope(|scope| {
+        let refused = scope.spawn(|| cache.unwrap_alone(&refusing, &blob, &context()));
+        while refusing.calls() < 1 {
+            thread::yield_now();
+        }
+        // While one waits to be refused, another gets the key and leaves it in the cache.
+        let got = cache.unwrap_alone(&granting, &blob, &context()).unwrap();
+        assert!(Arc::ptr_eq(&got, &cache.unwrap_alone(&granting, &blob, &context()).unwrap()));
+        refusing.hold.store(false, Ordering::SeqCst);
+        assert!(refused.join().unwrap().is_err());
+    });
+    assert_eq!((granting.calls(), cache.len()), (1, 1));
+}
+
+#[test]
 fn another_context_is_another_entry() {
     let (provider, cache) = (Gated::new(), cache(8, LONG));
     let blob = provider.blob();
@@ -178,14 +197,16 @@ fn a_fetch_that_a_revocation_overtakes_is_neither_kept_nor_handed_out() {
     provider.hold.store(true, Ordering::SeqCst);
     let (unwrapped, generated) = thread::scope(|scope| {
         let unwrapping = scope.spawn(|| cache.unwrap(&provider, &blob, &context()));
+        let alone = scope.spawn(|| cache.unwrap_alone(&provider, &blob, &context()));
         let generating = scope.spawn(|| cache.generate(&provider, &provider.key, &context()));
-        while provider.calls() < 2 {
+        while provider.calls() < 3 {
             thread::yield_now();
         }
         // Both have their keys in hand. Now the key is revoked.
         provider.disable();
         cache.evict_key(&provider.id(&blob));
         provider.hold.store(false, Ordering::SeqCst);
+        assert!(matches!(alone.join().unwrap(), Err(ProviderError::Disabled(_))));
         (unwrapping.join().unwrap(), generating.join().unwrap())
     });
     assert!(matches!(unwrapped, Err(ProviderError::Disabled(_))));

@@ -105,7 +105,7 @@ impl Shared {
         let mut stream = socket::connect(&self.dir, CALL_TIMEOUT).map_err(|error| away(&error))?;
         let status = serde_json::to_value(self.watcher.describe());
         let body = status.map_err(|error| KmsError::new(ErrorKind::Internal, error.to_string()))?;
-        let request = Request { target: ATTACH_MOUNT.to_owned(), body };
+        let request = Request { target: ATTACH_MOUNT.to_owned(), body, on_behalf: None };
         let reply: Reply = wire::write_frame(&mut stream, &request)
             .and_then(|()| wire::read_frame(&mut stream))
             .map_err(|error| away(&error))?;

@@ -17,15 +17,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::embedded::{internal_key, same_context};
+use super::embedded::{internal_key, open_of, same_context};
 use super::{Provider, ProviderError};
 use crate::kms::api::{
-    DecryptRequest, DecryptResponse, GenerateDataKeyRequest, GenerateDataKeyResponse, KeyRequest,
+    DecryptRequest, DecryptResponse, Empty, GenerateDataKeyRequest, GenerateDataKeyResponse, KeyRequest,
     KeyResponse, NoteVolumeRequest, ReEncryptResponse,
 };
-use crate::kms::wire::{self, KMSFS, Reply, Request, TRENT};
+use crate::kms::wire::{self, AUTHORIZE_OPEN, KMSFS, Reply, Request, TRENT};
 use crate::kms::{
-    DataKey, EncryptionContext, ErrorKind, KeyMetadata, KeyWatcher, KmsError, UnwrappedDataKey,
+    DataKey, EncryptionContext, ErrorKind, KeyMetadata, KeyWatcher, KmsError, OnBehalf, UnwrappedDataKey,
 };
 use crate::kms::{Operation, socket};
 use crate::secret::{KEY_LEN, Key};
@@ -40,13 +40,15 @@ const MAX_IDLE: usize = 8;
 #[derive(Debug)]
 pub struct SocketClient {
     dir: PathBuf,
-    idle: Mutex<Vec<UnixStream>>,
+    /// Shared with those that call on behalf of users.
+    idle: Arc<Mutex<Vec<UnixStream>>>,
+    on_behalf: Option<OnBehalf>,
 }
 
 impl SocketClient {
     /// A client of the service that owns the key store in `dir`.
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), idle: Mutex::default() }
+        Self { dir: dir.to_owned(), idle: Arc::default(), on_behalf: None }
     }
 
     /// Any operation of [`wire::dispatch`], within [`CALL_TIMEOUT`].
@@ -63,7 +65,8 @@ impl SocketClient {
     /// # Errors
     /// As [`SocketClient::call`].
     pub fn call_within(&self, timeout: Duration, target: &str, body: &Value) -> Result<Value, KmsError> {
-        let mut request = Request { target: target.to_owned(), body: body.clone() };
+        let on_behalf = self.on_behalf.clone();
+        let mut request = Request { target: target.to_owned(), body: body.clone(), on_behalf };
         let anew = || self.exchange(socket::connect(&self.dir, timeout)?, timeout, &request);
         let idle = if is_repeatable(target) { self.idle.lock().pop() } else { None };
         let reply = match idle.map(|stream| self.exchange(stream, timeout, &request)) {
@@ -92,8 +95,16 @@ impl SocketClient {
     }
 
     fn typed<A: DeserializeOwned>(&self, operation: &str, request: &impl Serialize) -> Result<A, KmsError> {
+        self.typed_target(&format!("{TRENT}{operation}"), request)
+    }
+
+    fn typed_target<A: DeserializeOwned>(
+        &self,
+        target: &str,
+        request: &impl Serialize,
+    ) -> Result<A, KmsError> {
         let mut body = serde_json::to_value(request).map_err(|error| malformed(&error))?;
-        let answer = self.call(&format!("{TRENT}{operation}"), &body);
+        let answer = self.call(target, &body);
         wire::wipe(&mut body);
         let mut answer = answer?;
         let typed = A::deserialize(&answer).map_err(|error| malformed(&error));
@@ -160,6 +171,21 @@ impl Provider for SocketClient {
         Ok(())
     }
 
+    fn on_behalf(&self, whom: OnBehalf) -> Result<Arc<dyn Provider>, ProviderError> {
+        let (dir, idle) = (self.dir.clone(), Arc::clone(&self.idle));
+        Ok(Arc::new(Self { dir, idle, on_behalf: Some(whom) }))
+    }
+
+    fn authorize_open(
+        &self,
+        key: &str,
+        version: u32,
+        context: &EncryptionContext,
+    ) -> Result<(), ProviderError> {
+        let Empty {} = self.typed_target(AUTHORIZE_OPEN, &open_of(key, version, context))?;
+        Ok(())
+    }
+
     fn attach(&self, watcher: Arc<dyn KeyWatcher>) -> Result<Box<dyn Send>, ProviderError> {
         Ok(Box::new(channel::attach(&self.dir, watcher)?))
     }
@@ -175,6 +201,9 @@ fn into_key(bytes: &[u8]) -> Result<Key, ProviderError> {
 
 /// Whether a call may be made twice when it is not known whether the first one arrived.
 fn is_repeatable(target: &str) -> bool {
+    if target == AUTHORIZE_OPEN {
+        return true;
+    }
     let named = |operation: &Operation| target.strip_prefix(TRENT) == Some(operation.to_string().as_str());
     Operation::ALL.iter().find(|operation| named(operation)).is_some_and(|operation| {
         operation.is_cryptographic()

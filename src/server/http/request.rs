@@ -19,7 +19,7 @@ use super::answer::{AMZ_JSON, Body, Refusal, page, to_call};
 use super::pace::{Busy, Phase, REQUEST_TIME};
 use super::refusals::Disbelieved;
 use crate::kms::wire::{self, TRENT};
-use crate::kms::{Caller, Operation, Remote};
+use crate::kms::{Operation, Remote};
 use crate::sigv4::{AuthError, AuthKind, Claim, Head, Scope};
 
 /// Longest body of a request; the key service's own limits are far below.
@@ -138,7 +138,9 @@ async fn respond(
         address: peer.address,
         secure: peer.secure,
     };
-    let caller = Caller { remote: Some(remote), program: agent(&parts.headers), ..shared.process.clone() };
+    let mut caller = shared.process.clone();
+    caller.remote = Some(remote);
+    caller.program = agent(&parts.headers);
     let changes = target.changes;
     let asked = Arc::clone(shared);
     let work = move || {

@@ -2,6 +2,7 @@
 
 mod access;
 mod access_keys;
+mod behalf;
 mod grants;
 mod imports;
 mod kinds;
