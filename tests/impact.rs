@@ -87,6 +87,17 @@ fn the_answer_follows_what_happens_in_a_mount_and_after_it() {
 }
 
 #[test]
+fn a_volume_that_was_never_mounted_is_known_to_be_empty() {
+    let Some((world, _mount)) = three_files("a_volume_that_was_never_mounted") else { return };
+    world.run(&["init", text(&world.path("second"))]);
+    assert_eq!(sum(&impact(&world)), (true, 3, 6000));
+    let listed = world.json(&["volume", "list"]);
+    let known =
+        |volume: &Value| volume["Path"] == text(&world.path("second")) && volume["State"] == "UNMOUNTED";
+    assert!(listed["Volumes"].as_array().unwrap().iter().any(known), "{listed}");
+}
+
+#[test]
 fn a_killed_mount_leaves_nothing_certain_until_it_is_back() {
     let Some((world, mount)) = three_files("a_killed_mount_leaves_nothing_certain") else { return };
     world.kill(&mount);

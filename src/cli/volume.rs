@@ -14,7 +14,8 @@ use super::output::{Output, fields};
 use super::secret::{Purpose, secret};
 use crate::format::VOLUME_NAME;
 use crate::fs::Volume;
-use crate::kms::store_exists;
+use crate::kms::api::NoteVolumeRequest;
+use crate::kms::{VolumeFiles, store_exists};
 use crate::mount;
 use crate::sys;
 
@@ -63,13 +64,20 @@ fn init_in(global: &Global, init: &Init, output: &Output) -> CliResult<()> {
         KeyStore::create(&store_dir, &secret(global, Purpose::Create)?, global.audit.into())?
     };
     let key = store.describe(&init.key)?;
-    let id = Volume::create(&init.dir, &*store.provider(&store_dir), &key.arn)?;
-    let made = Made {
+    let provider = store.provider(&store_dir);
+    let directory = std::path::absolute(&init.dir).map_err(|e| CliError::io(&init.dir, &e))?;
+    let id = Volume::create(&init.dir, &*provider, &key.arn)?;
+    // Nothing is in it yet, and that is certain.
+    let note = NoteVolumeRequest {
         volume_id: id.to_string(),
-        directory: std::path::absolute(&init.dir).map_err(|e| CliError::io(&init.dir, &e))?,
-        key_store: store_dir,
-        key_arn: key.arn,
+        path: directory.display().to_string(),
+        open: false,
+        files: VolumeFiles { certain: true, ..VolumeFiles::default() },
     };
+    if let Err(error) = provider.note_volume(&note) {
+        output.warn(&format!("the key store does not know yet where the volume is: {error}"));
+    }
+    let made = Made { volume_id: id.to_string(), directory, key_store: store_dir, key_arn: key.arn };
     output.print(&made, |made| {
         fields(&[
             ("volume", made.volume_id.clone()),

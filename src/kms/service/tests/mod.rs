@@ -7,6 +7,7 @@ mod grants;
 mod imports;
 mod kinds;
 mod large;
+mod retirement;
 mod revocation;
 mod rotation;
 mod states;
