@@ -233,11 +233,17 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
         let _ = fs.shut_down();
         return Err(error.into());
     }
-    let watching = provider.attach(Arc::new(Watcher(Arc::clone(&fs))))?;
+    let let_go = || {
+        // Else the next mount would take the volume for one that crashed, and the key service for one
+        // that is lost.
+        if fs.shut_down().is_ok() {
+            fs.take_leave(&plan.volume);
+        }
+    };
+    let watching = provider.attach(Arc::new(Watcher(Arc::clone(&fs)))).inspect_err(|_| let_go())?;
     let mounted = Mounted::new(Arc::clone(&fs), &plan.volume, &plan.mountpoint, &plan.options, stops);
     let mounted = mounted.map_err(|e| {
-        // Else the next mount would take the volume for one that crashed.
-        let _ = fs.shut_down();
+        let_go();
         no_mount(&plan.mountpoint, &e)
     })?;
     let status = format!("{} is mounted at {}", plan.volume.display(), plan.mountpoint.display());

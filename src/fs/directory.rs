@@ -17,8 +17,8 @@ use crate::format::head::{Head, Kind};
 use crate::format::page::Page;
 use crate::format::slot::Wrapped;
 use crate::format::state::DirectoryState;
-use crate::format::{DIRECTORY_NAME, FormatError, Id, PAGE_LEN};
-use crate::names::{self, Entry, MAX_SIDECAR_LEN, sidecar_of};
+use crate::format::{DIRECTORY_NAME, FormatError, Id, PAGE_LEN, RESERVED_PREFIX};
+use crate::names::{self, Entry, LONG_PREFIX, MAX_SIDECAR_LEN, SIDECAR_SUFFIX, sidecar_of};
 use crate::secret::Key;
 use crate::sync::RwLock;
 use crate::sys;
@@ -112,6 +112,13 @@ impl Directory {
         write_record(volume, fd.as_fd(), id, &record)?;
         Ok(Self { id, names: volume.keys.names(id), record: RwLock::new(record) })
     }
+}
+
+/// Whether a name in a backing directory is of something that kmsfs itself keeps there, no entry.
+pub(super) fn is_own(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    let entry = name.starts_with(LONG_PREFIX.as_bytes()) && !name.ends_with(SIDECAR_SUFFIX.as_bytes());
+    name.starts_with(RESERVED_PREFIX.as_bytes()) && !entry
 }
 
 /// The names of all entries of a backing directory but `.` and `..`.

@@ -52,7 +52,7 @@ impl Wrapping {
         Self { key_arn: String::new(), key_version: 0 }
     }
 
-    fn is_unreadable(&self) -> bool {
+    pub(super) fn is_unreadable(&self) -> bool {
         self.key_arn.is_empty()
     }
 }

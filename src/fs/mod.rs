@@ -238,6 +238,9 @@ impl Fs {
 
     /// Writes the index for the next mount. Without it, that one has to count.
     fn keep_index(&self) {
+        if !self.volume.is_sound() {
+            self.index.lose(&"something could not be made durable");
+        }
         let open = self.inodes.all().into_iter().any(|inode| inode.opening().file.is_some());
         if open {
             self.index.lose(&"a file could not be let go of");

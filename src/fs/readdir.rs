@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::{OFlags, RawDir, SeekFrom};
 
 use super::attr::FileKind;
-use super::directory::{Directory, read_sidecar};
+use super::directory::{Directory, is_own, read_sidecar};
 use super::disk::Disk;
 use super::inode::Inode;
 use super::{Attr, Fs, FsError, FsResult};
@@ -56,6 +56,8 @@ struct Stream {
     /// Position of the first entry in `ahead`; of what is read next, if there is none.
     position: u64,
     ahead: VecDeque<DirEntry>,
+    /// There was an entry whose name is damaged.
+    left_out: bool,
 }
 
 impl Fs {
@@ -67,7 +69,7 @@ impl Fs {
         let inode = self.inodes.find(ino)?;
         inode.directory(&self.volume)?;
         let fd = self.volume.disk.reopen(&*inode.fd()?, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let stream = Mutex::new(Stream { fd, position: 0, ahead: VecDeque::new() });
+        let stream = Mutex::new(Stream { fd, position: 0, ahead: VecDeque::new(), left_out: false });
         let fh = self.new_handle_number();
         self.listings.lock().insert(fh, Arc::new(Listing { inode, stream }));
         Ok(fh)
@@ -108,6 +110,11 @@ impl Fs {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether entries were left out so far because their names are damaged.
+    pub(super) fn left_out(&self, fh: u64) -> bool {
+        self.listing(fh).is_ok_and(|listing| listing.stream.lock().left_out)
     }
 
     /// The attributes of an entry that was listed. Counts a look-up, except for `.` and `..`.
@@ -171,6 +178,7 @@ impl Stream {
                 _ => open_name(disk, inode, directory, stored)
                     .map(|name| (OsString::from_vec(name), entry.ino())),
             };
+            self.left_out |= listed.is_none() && !is_own(stored);
             if let Some((name, ino)) = listed {
                 self.ahead.push_back(DirEntry { name, ino, kind, next });
             }

@@ -16,10 +16,12 @@ use super::open_file::open_as_owner;
 use super::{Census, Count, DirEntry, FileKind, Fs, FsError, FsResult, ROOT_INO, Requester, Wrapping};
 use crate::chunk::ClosedHeader;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{RwLockWriteGuard, thread};
+use crate::sync::{Instant, RwLockWriteGuard, thread, write_within};
 
 /// How long changes are held up at a time by a recount that begins or ends.
 const MOMENT: Duration = Duration::from_millis(20);
+/// How long that becomes at most: as long as a call to the key service may take.
+const LONGEST_MOMENT: Duration = Duration::from_secs(5);
 
 /// What is known of a volume's files, on its root, as JSON: an [`IndexInfo`]. Set to nothing, it has them
 /// counted anew.
@@ -166,7 +168,7 @@ impl Fs {
 
     fn walk(&self, stop: &AtomicBool) -> Walked {
         {
-            let _nothing_changes = self.nothing_changes();
+            let _alone = self.changes_are_over(None);
             self.index.begin_count();
         }
         let mut walked = Walked { recovered: true, counted: true };
@@ -183,7 +185,7 @@ impl Fs {
         loop {
             let next = self.to_visit.lock().pop();
             let Some(inode) = next else {
-                let _nothing_changes = self.nothing_changes();
+                let _alone = self.changes_are_over(None);
                 // Something may have moved before nothing could any more.
                 if self.to_visit.lock().is_empty() {
                     let unreadable = std::mem::take(&mut *self.unreadable.lock());
@@ -202,15 +204,20 @@ impl Fs {
         }
     }
 
-    /// Waits until no file is just coming, going or getting another name. Whoever makes one may be waiting
-    /// for the key service; nobody else is held up by that for longer than a moment.
-    fn nothing_changes(&self) -> RwLockWriteGuard<'_, ()> {
-        loop {
-            if let Some(alone) = self.changing.try_write_for(MOMENT) {
-                return alone;
+    /// Waits until no file is just coming, going, or getting another name or wrapping; `None` if that
+    /// takes longer than `patience`. Whoever makes one may be waiting for the key service; nobody else is
+    /// held up by that for longer than a moment at first, and for ever longer ones so that this ends.
+    pub(super) fn changes_are_over(&self, patience: Option<Duration>) -> Option<RwLockWriteGuard<'_, ()>> {
+        let begin = Instant::now();
+        let mut moment = MOMENT;
+        while patience.is_none_or(|patience| begin.elapsed() < patience) {
+            if let Some(alone) = write_within(&self.changing, moment) {
+                return Some(alone);
             }
             thread::sleep(MOMENT);
+            moment = LONGEST_MOMENT.min(moment * 2);
         }
+        None
     }
 
     fn walk_directory(&self, inode: &Inode, walked: &mut Walked, stop: &AtomicBool) -> FsResult<()> {
@@ -225,6 +232,7 @@ impl Fs {
             }
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
+        walked.counted &= !self.left_out(fh);
         self.releasedir(fh);
         listed
     }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use rustix::fs::{OFlags, RenameFlags};
 
 use super::attr::keyless_size;
-use super::directory::{Directory, backing_names};
+use super::directory::{Directory, backing_names, is_own};
 use super::disk::DiskFile;
 use super::inode::{Inode, Opening};
 use super::lookup::seal_name;
 use super::{FileKind, Fs, FsError, FsResult, Wrapping};
-use crate::format::{DIRECTORY_NAME, RESERVED_PREFIX};
-use crate::names::{LONG_PREFIX, SIDECAR_SUFFIX, StoredName};
+use crate::format::DIRECTORY_NAME;
+use crate::names::StoredName;
 
 /// What rename(2) does about a target that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,12 +212,6 @@ impl Fs {
         let disk = &self.volume.disk;
         let fd = disk.open(&*parent.fd()?, &stored.name, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let names = backing_names(disk, &fd)?;
-        let is_own = |name: &OsStr| {
-            let name = name.as_encoded_bytes();
-            let entry =
-                name.starts_with(LONG_PREFIX.as_bytes()) && !name.ends_with(SIDECAR_SUFFIX.as_bytes());
-            name.starts_with(RESERVED_PREFIX.as_bytes()) && !entry
-        };
         if !names.iter().all(|name| is_own(OsStr::new(name))) {
             return Err(FsError::new(libc::ENOTEMPTY));
         }

@@ -109,6 +109,8 @@ impl Fs {
 
     fn rewrap(&self, inode: &Arc<Inode>, key: &str, asker: &Asker) -> FsResult<()> {
         for _ in 0..ATTEMPTS {
+            // From the new wrapping on until it counts.
+            let _changing = self.changing.read();
             let known = inode.opening().join(true);
             let attempt = match known {
                 Some(open) => {
@@ -203,6 +205,10 @@ impl Fs {
             self.index.lose(&error);
             opening.wrapping = None;
             return Err(error);
+        }
+        if opening.gone && opening.file.is_none() {
+            // It counts no more.
+            return Ok(());
         }
         let bytes = length.map_or(opening.bytes, keyless_size);
         self.index.rewrap(inode.ino, &Wrapping::of(before), &after, bytes);

@@ -20,7 +20,7 @@ use crate::format::state::VolumeState;
 use crate::format::{FormatError, Id, VOLUME_COPY_NAME, VOLUME_NAME};
 use crate::provider::{Provider, ProviderError};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sys;
 
 /// Epochs reserved with one durable write. A file needs one per settling.
@@ -86,6 +86,8 @@ pub struct Volume {
     base_epoch: u32,
     reserved: AtomicU32,
     page: Mutex<VolumePage>,
+    /// Something could not be made durable. The kernel says so only once.
+    sync_failed: AtomicBool,
 }
 
 struct VolumePage {
@@ -252,6 +254,7 @@ impl Volume {
             base_epoch: state.epochs_reserved.max(1),
             reserved: AtomicU32::new(state.epochs_reserved),
             page: Mutex::new(VolumePage { head: page.head, sequence, wrapped, state, files }),
+            sync_failed: AtomicBool::new(false),
         })
     }
 
@@ -373,7 +376,16 @@ impl Volume {
     /// # Errors
     /// As syncfs(2).
     pub fn sync(&self) -> io::Result<()> {
-        Ok(self.disk.sync_all(&self.root)?)
+        let synced = self.disk.sync_all(&self.root);
+        if synced.is_err() {
+            self.sync_failed.store(true, Ordering::Release);
+        }
+        Ok(synced?)
+    }
+
+    /// Whether everything that [`Volume::sync`] was ever to make durable is.
+    pub(super) fn is_sound(&self) -> bool {
+        !self.sync_failed.load(Ordering::Acquire)
     }
 
     fn begin_mount(&self) -> io::Result<()> {

@@ -12,7 +12,7 @@ use super::error::errno_of_state;
 use super::inode::Inode;
 use super::keys::Gate;
 use super::open_file::OpenFile;
-use super::{Counts, Fs};
+use super::{Counts, Fs, Wrapping};
 use crate::kms::{
     CutReport, KeyId, KeyState, KeyWatcher, MountStatus, OpenHandles, Unwritten, VolumeFiles, WrappedFiles,
 };
@@ -23,6 +23,8 @@ use crate::sync::{Instant, mpsc, thread};
 const MOST_LISTED: usize = 2000;
 /// Passes over a key's files while writes keep arriving.
 const MAX_PASSES: u32 = 3;
+/// How long files that are just being made or wrapped anew are waited for.
+const VOUCH_BUDGET: Duration = Duration::from_secs(10);
 /// How long the last dropping of caches may take.
 const CUT_BUDGET: Duration = Duration::from_secs(5);
 
@@ -52,9 +54,13 @@ impl KeyWatcher for Watcher {
     }
 
     fn vouch(&self) -> Option<MountStatus> {
+        let fs = &self.0;
+        // Whoever has just got a data key wrapped, by a version that was the newest then, counts after
+        // this.
+        drop(fs.changes_are_over(Some(VOUCH_BUDGET))?);
         // What is made durable afterwards can only be more.
         let status = self.describe();
-        (self.0.volume.read_only || self.0.volume.sync().is_ok()).then_some(status)
+        (fs.volume.read_only || fs.volume.sync().is_ok() && fs.volume.is_sound()).then_some(status)
     }
 
     fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
@@ -98,9 +104,11 @@ impl KeyWatcher for Watcher {
 
 pub(super) type OpenInode = (Arc<Inode>, Arc<OpenFile>);
 
-/// What the key service is told of a volume's files. Nothing is certain where that would be too much.
+/// What the key service is told of a volume's files. Nothing is certain where that would be too much, or
+/// where it is not known what wraps a file.
 pub fn volume_files(counts: Counts, certain: bool) -> VolumeFiles {
-    let certain = certain && counts.len() <= MOST_LISTED;
+    let is_known = counts.len() <= MOST_LISTED && !counts.keys().any(Wrapping::is_unreadable);
+    let certain = certain && is_known;
     let wrapped = counts.into_iter().take(MOST_LISTED).map(|(wrapping, count)| WrappedFiles {
         key_arn: wrapping.key_arn,
         key_version: wrapping.key_version,

@@ -118,7 +118,7 @@ impl Fs {
         let (disk, fd) = (&self.volume.disk, inode.fd()?);
         let _guard = (name == CAPABILITY).then(|| inode.attributes.lock());
         match name.as_bytes() {
-            n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, value),
+            n if n == KEY_XATTR.as_bytes() => self.assign_key(by, &inode, value),
             n if n == WRAP_XATTR.as_bytes() => self.set_wrapping(by, &inode, value),
             n if n == INDEX_XATTR.as_bytes() => self.ask_for_recount(by, &inode, value),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
@@ -175,13 +175,13 @@ impl Fs {
     ///
     /// # Errors
     /// As removexattr(2).
-    pub fn removexattr(&self, ino: u64, name: &OsStr) -> FsResult<()> {
+    pub fn removexattr(&self, by: Requester, ino: u64, name: &OsStr) -> FsResult<()> {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
         let (disk, fd) = (&self.volume.disk, inode.fd()?);
         let _guard = (name == CAPABILITY).then(|| inode.attributes.lock());
         match name.as_bytes() {
-            n if n == KEY_XATTR.as_bytes() => self.assign_key(&inode, b""),
+            n if n == KEY_XATTR.as_bytes() => self.assign_key(by, &inode, b""),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
             n if n.starts_with(USER_PREFIX) => {
                 Ok(disk.remove_xattr(&*fd, &sealed_xattr::backing_name(&self.volume, n))?)
@@ -206,9 +206,11 @@ impl Fs {
         }
     }
 
-    /// Assigns a master key, named in any way that the key service knows, to a directory.
-    fn assign_key(&self, inode: &Inode, key: &[u8]) -> FsResult<()> {
-        if inode.kind != FileKind::Directory {
+    /// Assigns a master key, named in any way that the key service knows, to a directory. Its owner
+    /// decides, not whoever may write in it: the key says who may read what others put there.
+    fn assign_key(&self, by: Requester, inode: &Inode, key: &[u8]) -> FsResult<()> {
+        let owner = self.volume.disk.stat(&*inode.fd()?)?.st_uid;
+        if inode.kind != FileKind::Directory || by.uid != 0 && by.uid != owner {
             return Err(FsError::new(libc::EPERM));
         }
         let key = std::str::from_utf8(key).map_err(|_| FsError::new(libc::EINVAL))?;

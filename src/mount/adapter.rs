@@ -370,8 +370,8 @@ impl Filesystem for Adapter {
         gate::looking_if(ino == INodeNo::ROOT, || reply::xattr(reply, size, list));
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply::empty(reply, || self.fs.removexattr(ino.0, name));
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply::empty(reply, || self.fs.removexattr(requester(req), ino.0, name));
     }
 
     fn fallocate(

@@ -29,8 +29,10 @@ pub(super) fn attach(shared: &Shared, stream: &UnixStream, caller: &Caller, stat
             return wire::write_frame(&mut writer, &Reply::from(Err::<Value, _>(refusal)));
         }
     };
+    let is_believed = shared.service.speaks_for(caller, &status.volume);
     let mount = Arc::new(RemoteMount {
         name: status.mountpoint.clone(),
+        volume: is_believed.then(|| status.volume.clone()),
         writer: Mutex::new(writer),
         next: AtomicU64::new(1),
         pending: Mutex::default(),
@@ -64,6 +66,8 @@ pub(super) fn attach(shared: &Shared, stream: &UnixStream, caller: &Caller, stat
 
 struct RemoteMount {
     name: String,
+    /// The volume that it may speak for.
+    volume: Option<String>,
     writer: Mutex<UnixStream>,
     next: AtomicU64,
     /// Events that wait for their answer.
@@ -89,6 +93,22 @@ impl RemoteMount {
         }
     }
 
+    /// What the mount says of itself, under the names that it attached with. What it says of a volume
+    /// that it may not speak for counts nowhere: it is as if it had said nothing.
+    fn believed(&self, said: Option<MountStatus>) -> MountStatus {
+        let mountpoint = self.name.clone();
+        match (&self.volume, said) {
+            (Some(volume), Some(said)) => MountStatus { mountpoint, volume: volume.clone(), ..said },
+            (Some(volume), None) => {
+                MountStatus { mountpoint, volume: volume.clone(), ..MountStatus::default() }
+            }
+            (None, said) => {
+                let open_files = said.map(|said| said.open_files).unwrap_or_default();
+                MountStatus { mountpoint, open_files, ..MountStatus::default() }
+            }
+        }
+    }
+
     fn report(&self, reply: Option<EventReply>) -> CutReport {
         let silent = || CutReport { mount: self.name.clone(), unreachable: true, ..CutReport::default() };
         let report = reply.and_then(|reply| reply.report).unwrap_or_else(silent);
@@ -100,12 +120,12 @@ impl RemoteMount {
 impl KeyWatcher for RemoteMount {
     fn describe(&self) -> MountStatus {
         let reply = self.ask(|id| Event::Describe { id }, LONG_ENOUGH);
-        let named = || MountStatus { mountpoint: self.name.clone(), ..MountStatus::default() };
-        reply.and_then(|reply| reply.mount).unwrap_or_else(named)
+        self.believed(reply.and_then(|reply| reply.mount))
     }
 
     fn vouch(&self) -> Option<MountStatus> {
-        self.ask(|id| Event::Vouch { id }, LONG_ENOUGH)?.mount
+        let said = self.ask(|id| Event::Vouch { id }, LONG_ENOUGH)?.mount?;
+        Some(self.believed(Some(said)))
     }
 
     fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {

@@ -432,7 +432,7 @@ impl<'a> Run<'a> {
         }
         match value {
             Some(value) => self.fs().setxattr(me(), ino, OsStr::new(&xattr), value, 0)?,
-            None => self.fs().removexattr(ino, OsStr::new(&xattr))?,
+            None => self.fs().removexattr(me(), ino, OsStr::new(&xattr))?,
         }
         self.change(|names| {
             // All names of a file show it.

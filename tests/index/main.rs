@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bench::{Bench, me, mode};
 use count::count;
-use kmsfs::fs::{Fs, ROOT_INO, RenameMode, SetAttr, WRAP_XATTR};
+use kmsfs::fs::{Fs, KEY_XATTR, ROOT_INO, RenameMode, Requester, SetAttr, WRAP_XATTR};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -334,4 +334,54 @@ fn a_file_whose_header_cannot_be_read_makes_the_count_uncertain() {
 fn a_new_volume_is_certain_to_be_empty() {
     let bench = Bench::new();
     assert!(is_certain(&bench));
+}
+
+#[test]
+fn a_removed_file_that_is_wrapped_anew_takes_no_other_out_of_the_count() {
+    let bench = Bench::new();
+    add(&bench, "kept");
+    add(&bench, "removed");
+    bench.rotate(0);
+    let fs = bench.mount();
+    fs.lookup(ROOT_INO, OsStr::new("kept")).unwrap();
+    // Somebody has it open by its path alone.
+    let removed = fs.lookup(ROOT_INO, OsStr::new("removed")).unwrap().ino;
+    fs.unlink(ROOT_INO, OsStr::new("removed")).unwrap();
+    let before = fs.census().counts;
+    fs.setxattr(me(), removed, OsStr::new(WRAP_XATTR), b"", 0).unwrap();
+    assert_eq!(fs.census().counts, before);
+    assert_eq!(fs.census().counts, count(&bench.volume()));
+}
+
+#[test]
+fn what_lies_behind_a_damaged_name_makes_the_count_uncertain() {
+    let bench = Bench::new();
+    let name = "long".repeat(60);
+    let mounted = bench.mount();
+    let dir = mounted.mkdir(me(), ROOT_INO, OsStr::new(&name), mode(0o700)).unwrap().ino;
+    let (_, fh) = mounted.create(me(), dir, OsStr::new("inside"), mode(0o600)).unwrap();
+    mounted.release(fh);
+    mounted.shut_down().unwrap();
+    drop(mounted);
+    let names = fs::read_dir(bench.volume()).unwrap().map(|entry| entry.unwrap().path());
+    let sidecar = names.into_iter().find(|path| path.to_str().unwrap().ends_with(".name")).unwrap();
+    fs::write(sidecar, "damage").unwrap();
+    let mounted = bench.mount();
+    mounted.recount(&AtomicBool::new(false)).unwrap();
+    assert!(!mounted.census().certain);
+}
+
+#[test]
+fn only_its_owner_says_which_key_a_directory_has() {
+    let bench = Bench::new();
+    let fs = bench.mount();
+    let dir = fs.mkdir(me(), ROOT_INO, OsStr::new("shared"), mode(0o777)).unwrap().ino;
+    let somebody = Requester { uid: me().uid + 1, ..me() };
+    let (name, key) = (OsStr::new(KEY_XATTR), bench.keys[1].as_bytes());
+    for by in [somebody, me()] {
+        let expected = if by.uid == me().uid { None } else { Some(libc::EPERM) };
+        for done in [fs.setxattr(by, dir, name, key, 0), fs.removexattr(by, dir, name)] {
+            assert_eq!(done.err().map(|error| error.errno()), expected);
+        }
+    }
 }

@@ -56,7 +56,7 @@ fn another_user_mounts_a_volume_by_one_grant_a_key_and_loses_it_by_revoking() {
         # fusermount3 wants a name for him; the key service knows him by number.
         echo "bob:x:1501:1501::/:/bin/sh" >> "$W/passwd"
         unshare --mount sh -c 'umount /etc/passwd; exec kmsfs --key-file key-file serve' &
-        until_true kmsfs status
+        until_true kmsfs key list
         mkdir first && kmsfs mount vol first
         field() { kmsfs --json file info first | sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p"; }
         volume_key=$(field volume_key) default_key=$(field default_key)

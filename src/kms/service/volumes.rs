@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::book::{Book, Spelling};
 use super::facts::Facts;
+use super::permit::Asked;
 use super::{Caller, Service};
 use crate::kms::api::{
     Empty, ForgetVolumeRequest, KeyImpactResponse, KeyRequest, KnownVolume, ListVolumesResponse,
@@ -22,6 +23,7 @@ use crate::kms::api::{
 use crate::kms::context::EncryptionContext;
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::KeyId;
+use crate::kms::policy::{Action, Verdict};
 use crate::kms::state::{KeyManager, Operation};
 use crate::kms::store::{Change, Record, VolumeRecord, WrappedRecord};
 use crate::kms::watch::{MountStatus, VolumeFiles, WrappedFiles};
@@ -68,6 +70,38 @@ impl Service {
         })
     }
 
+    /// Whether what a mount says of a volume's files is to be believed: who may unwrap the volume's own
+    /// key may say it, as in [`Service::note_volume`]. Of a volume that was made with another key store,
+    /// anybody may: nothing is known of it that could be contradicted.
+    pub fn speaks_for(&self, caller: &Caller, volume: &str) -> bool {
+        let now = self.clock.now();
+        let own_key = own_keys(&self.book.read()).remove(volume);
+        let Some(entry) = own_key.and_then(|id| self.entry(&id).ok()) else { return true };
+        let (Ok(identity), Some(action)) = (self.directory.identity(caller, now), Action::exact("Decrypt"))
+        else {
+            return false;
+        };
+        let context = EncryptionContext::new().with(VOLUME, volume);
+        let asked = Asked {
+            service: self,
+            identity: &identity,
+            action,
+            entry: &entry,
+            now,
+            call: None,
+            context: &context,
+            assumed: &[],
+        };
+        match self.decide(&asked).verdict {
+            Verdict::Allowed => true,
+            Verdict::ExplicitlyDenied => false,
+            Verdict::ImplicitlyDenied => {
+                let rights = self.rights.read();
+                rights.grants.allowing(&entry.record.id, &identity, action, &context).is_some()
+            }
+        }
+    }
+
     /// The volumes that use this key store, and what is known of their files.
     ///
     /// # Errors
@@ -81,9 +115,17 @@ impl Service {
     /// Counts a volume no more that is not mounted, until it is opened again.
     ///
     /// # Errors
-    /// NotFound; Validation for a volume that is mounted; Internal.
+    /// NotFound; Validation for a volume that is mounted, or while it could be, for all that is known;
+    /// Conflict when somebody opens it meanwhile; Internal.
     pub fn forget_volume(&self, request: &ForgetVolumeRequest) -> Result<Empty, KmsError> {
+        let before = self.book.read().volumes.get(&request.volume_id).cloned();
         let known = self.known_volumes(self.mounts());
+        let silent = known.iter().find(|known| known.volume.volume_id.is_empty());
+        if let Some(mountpoint) = silent.and_then(|known| known.volume.mountpoint.as_ref()) {
+            return Err(KmsError::validation(format!(
+                "the mount at {mountpoint} does not say which volume it has; end it first"
+            )));
+        }
         let found = known.into_iter().find(|known| known.volume.volume_id == request.volume_id);
         let found = found.ok_or_else(|| unknown(&request.volume_id))?.volume;
         if let Some(mountpoint) = found.mountpoint {
@@ -91,7 +133,11 @@ impl Service {
                 "the volume is mounted at {mountpoint}; unmount it before it is forgotten"
             )));
         }
-        self.keep_volume(VolumeRecord {
+        let _writing = self.writes.lock();
+        if self.book.read().volumes.get(&request.volume_id) != before.as_ref() {
+            return Err(KmsError::new(ErrorKind::Conflict, "the volume was opened meanwhile"));
+        }
+        self.put_volume(VolumeRecord {
             id: found.volume_id,
             path: found.path,
             seen: found.last_seen.unwrap_or(Timestamp::UNIX_EPOCH),
@@ -104,7 +150,8 @@ impl Service {
     }
 
     /// What depends on a key: files, bytes, handles and users, over all known volumes. For whoever may
-    /// describe the key; where files lie is for local callers alone.
+    /// describe the key; where files lie is for local callers alone, and where other volumes lie for the
+    /// account root.
     ///
     /// # Errors
     /// NotFound, AccessDenied.
@@ -112,16 +159,20 @@ impl Service {
         self.run(caller, Operation::GetKeyImpact, request, |call| {
             let entry = self.book.read().resolve(&request.key_id, Spelling::Any, self.realm())?.clone();
             self.admit_as(call, &entry, "DescribeKey")?;
+            let is_root = call.identity()?.is_root();
             let known = self.known_volumes(self.mounts());
             let mut answer = KeyImpactResponse { certain: true, ..KeyImpactResponse::default() };
             for known in known {
                 let mut volume = impact(&entry.arn, &known);
                 answer.certain &= volume.certain;
-                answer.files += volume.files;
-                answer.bytes += volume.bytes;
-                answer.handles += volume.users.iter().map(|user| user.handles).sum::<u64>();
-                if caller.remote.is_some() {
+                let handles = volume.users.iter().fold(0, |sum: u64, user| sum.saturating_add(user.handles));
+                answer.files = answer.files.saturating_add(volume.files);
+                answer.bytes = answer.bytes.saturating_add(volume.bytes);
+                answer.handles = answer.handles.saturating_add(handles);
+                let has_part = volume.files > 0 || handles > 0;
+                if caller.remote.is_some() || !is_root && !has_part {
                     (volume.path, volume.mountpoint, volume.users) = (String::new(), None, Vec::new());
+                    volume.last_seen = None;
                 }
                 answer.volumes.push(volume);
             }
@@ -155,6 +206,11 @@ impl Service {
 
     fn keep_volume(&self, record: VolumeRecord) -> Result<(), KmsError> {
         let _writing = self.writes.lock();
+        self.put_volume(record)
+    }
+
+    /// The caller holds `writes`.
+    fn put_volume(&self, record: VolumeRecord) -> Result<(), KmsError> {
         let stored = Record::VolumeV1(record.clone());
         self.store.commit(&[Change::Put(&stored)])?;
         self.book.write().volumes.insert(record.id.clone(), record);
@@ -172,7 +228,8 @@ impl Known {
     /// Files that a version of a key wraps.
     pub(super) fn files_of(&self, arn: &str, version: u32) -> u64 {
         let wrapped = self.volume.files.wrapped.iter();
-        wrapped.filter(|w| w.key_arn == arn && w.key_version == version).map(|w| w.files).sum()
+        let wrapped = wrapped.filter(|w| w.key_arn == arn && w.key_version == version);
+        wrapped.fold(0, |sum, w| sum.saturating_add(w.files))
     }
 }
 
@@ -235,8 +292,8 @@ fn impact(arn: &str, known: &Known) -> VolumeImpact {
         last_seen: volume.last_seen,
         mountpoint: volume.mountpoint.clone(),
         certain: volume.files.certain,
-        files: versions.iter().map(|version| version.files).sum(),
-        bytes: versions.iter().map(|version| version.bytes).sum(),
+        files: versions.iter().fold(0, |sum, version| sum.saturating_add(version.files)),
+        bytes: versions.iter().fold(0, |sum, version| sum.saturating_add(version.bytes)),
         versions,
         open_files: mount.and_then(|mount| mount.open_files.get(arn).copied()).unwrap_or_default(),
         users: users.map(|open| UserImpact { uid: open.uid, handles: open.handles }).collect(),

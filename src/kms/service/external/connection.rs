@@ -86,7 +86,15 @@ impl Service {
                 self.for_each(&used, |key, left| self.restore_within(key, left));
                 return Err(error);
             }
-            self.for_each(&used, |key, left| drop(self.cut_within(key, KeyState::Unavailable, left)));
+            self.for_each(&used, |key, left| {
+                let reports = self.cut_within(key, KeyState::Unavailable, left);
+                for report in reports.iter().filter(|report| report.unreachable) {
+                    tracing::warn!(
+                        mount = report.mount,
+                        "a mount did not answer: its files may still be readable"
+                    );
+                }
+            });
             tracing::info!(custom_key_store = id, "external key store disconnected");
             Ok(Empty {})
         })
@@ -94,6 +102,8 @@ impl Service {
 
     /// Shows it as connecting; `None` when there is nothing to do.
     fn begin_to_connect(&self, id: &str) -> Result<Option<(Arc<CustomStore>, u64)>, KmsError> {
+        // A change of its settings is there after this, or sees it connecting.
+        let _writing = self.writes.lock();
         let mut book = self.book.write();
         let custom = Arc::clone(book.custom_store(id)?);
         match (custom.under_way, custom.record.connection) {

@@ -103,3 +103,14 @@ fn a_volume_that_needs_it_or_may_need_it_keeps_a_version() {
     world.note(&key, 0, false);
     world.retire(&key, 1, &[]).unwrap();
 }
+
+#[test]
+fn whoever_may_not_unwrap_a_volumes_own_key_does_not_speak_for_it() {
+    let world = World::new();
+    world.make_volume();
+    let somebody = super::access::user(61_000);
+    assert!(world.service().speaks_for(&world.caller, VOLUME));
+    assert!(!world.service().speaks_for(&somebody, VOLUME));
+    // A volume that was made elsewhere, which nobody here can contradict.
+    assert!(world.service().speaks_for(&somebody, "elsewhere"));
+}
