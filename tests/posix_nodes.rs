@@ -105,6 +105,8 @@ fn sockets_are_bound_connected_and_removed() {
         let (taken, kind) = (outcome(UnixListener::bind(&path)), seen(&path));
         let opened = outcome(File::open(&path));
         drop(listener);
+        // A program that another test is just starting may hold the listener for a moment.
+        common::wait_until("nobody listens", || UnixStream::connect(&path).is_err());
         let nobody = outcome(UnixStream::connect(&path));
         fs::remove_file(&path).unwrap();
         (said, received, taken, kind, opened, nobody, errno(fs::read_dir(dir).map(Iterator::count)))

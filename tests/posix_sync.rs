@@ -1,6 +1,6 @@
 //! Flushing: what a program asks to be durable is flushed by the mount before the call returns. Seen
 //! from outside, by the system calls that the mount's process makes meanwhile.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
@@ -16,6 +16,9 @@ use common::sys::{Aligned, Mapping, write_with};
 
 /// Flushes in a row that must be seen before the rest counts: more than the mount has threads.
 const PROBES: usize = 20;
+/// Probes until then; and times that strace is tried, which may miss a thread that is just beginning.
+const MOST_PROBES: usize = 200;
+const ATTEMPTS: usize = 10;
 
 /// The flushes of a process, while it lives.
 struct Trace {
@@ -27,6 +30,16 @@ struct Trace {
 impl Trace {
     /// Watches the process of the mount; `None`, said on standard error, where strace cannot.
     fn of(pair: &Pair, test: &str) -> Option<Self> {
+        for _ in 0..ATTEMPTS {
+            let trace = Self::attach(pair, test)?;
+            if trace.sees_all(&pair.mount) {
+                return Some(trace);
+            }
+        }
+        panic!("strace does not see all threads of the mount");
+    }
+
+    fn attach(pair: &Pair, test: &str) -> Option<Self> {
         let pid = pair.world.process(&pair.mount).as_raw_nonzero().to_string();
         let log = pair.world.path("trace");
         let calls = "trace=fsync,fdatasync,syncfs,sync_file_range,pwritev2";
@@ -43,16 +56,18 @@ impl Trace {
             skipped(test, "strace may not attach");
             return None;
         }
-        let trace = Self { strace, log, read: std::cell::Cell::new(0) };
-        // Each thread is watched from its next stop on, a moment after strace says so.
-        let root = File::open(&pair.mount).unwrap();
+        Some(Self { strace, log, read: std::cell::Cell::new(0) })
+    }
+
+    /// Whether every thread is watched. Each is from its next stop on, a moment after strace says so.
+    fn sees_all(&self, mount: &Path) -> bool {
+        let root = File::open(mount).unwrap();
         let mut seen = 0;
-        common::wait_until("all threads are watched", || {
-            let flushed = trace.during(|| root.sync_all().unwrap());
+        (0..MOST_PROBES).any(|_| {
+            let flushed = self.during(|| root.sync_all().unwrap());
             seen = if flushed.is_empty() { 0 } else { seen + 1 };
             seen == PROBES
-        });
-        Some(trace)
+        })
     }
 
     /// The paths that were flushed while `f` ran.
