@@ -144,7 +144,7 @@ impl KeyWatcher for Deaf {
         CutReport::default()
     }
 
-    fn cut(&self, _: &KeyId, _: KeyState) -> CutReport {
+    fn cut(&self, _: &KeyId, _: Option<KeyState>) -> CutReport {
         CutReport::default()
     }
 

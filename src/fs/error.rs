@@ -41,12 +41,13 @@ impl FsError {
 }
 
 /// What a program sees of a key that is not usable.
-pub(super) fn errno_of_state(state: KeyState) -> i32 {
+pub(super) fn errno_of_state(state: Option<KeyState>) -> i32 {
     match state {
-        KeyState::Enabled => 0,
-        KeyState::Disabled | KeyState::PendingDeletion => libc::EKEYREVOKED,
-        KeyState::PendingImport => libc::EKEYEXPIRED,
-        KeyState::Unavailable => libc::ENOKEY,
+        Some(KeyState::Enabled) => 0,
+        Some(KeyState::Disabled | KeyState::PendingDeletion) => libc::EKEYREVOKED,
+        Some(KeyState::PendingImport) => libc::EKEYEXPIRED,
+        Some(KeyState::Unavailable) => libc::ENOKEY,
+        None => libc::EKEYREJECTED,
     }
 }
 

@@ -66,7 +66,7 @@ impl KeyWatcher for Watcher {
     fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
         let fs = &self.0;
         let gate = fs.gates.of_key(&key.to_string());
-        gate.drain(errno_of_state(KeyState::Disabled));
+        gate.drain(errno_of_state(Some(KeyState::Disabled)));
         let deadline = Instant::now() + budget;
         let mut late = Vec::new();
         for _ in 0..MAX_PASSES {
@@ -79,7 +79,7 @@ impl KeyWatcher for Watcher {
         fs.report(&gate, &late)
     }
 
-    fn cut(&self, key: &KeyId, state: KeyState) -> CutReport {
+    fn cut(&self, key: &KeyId, state: Option<KeyState>) -> CutReport {
         let fs = &self.0;
         let gate = fs.gates.of_key(&key.to_string());
         gate.cut(errno_of_state(state));

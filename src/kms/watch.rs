@@ -34,8 +34,9 @@ pub trait KeyWatcher: Send + Sync {
     /// not be written goes into the report.
     fn drain(&self, key: &KeyId, budget: Duration) -> CutReport;
 
-    /// Refuses everything under `key`, drops its data keys and cached pages. `state` says why.
-    fn cut(&self, key: &KeyId, state: KeyState) -> CutReport;
+    /// Refuses everything under `key`, drops its data keys and cached pages. `state` says why; a key
+    /// without one is destroyed.
+    fn cut(&self, key: &KeyId, state: Option<KeyState>) -> CutReport;
 
     /// The key is usable (again).
     fn restore(&self, key: &KeyId);

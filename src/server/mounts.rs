@@ -133,7 +133,7 @@ impl KeyWatcher for RemoteMount {
         self.report(self.ask(|id| Event::Drain { id, key_id: *key, budget_ms }, LONG_ENOUGH))
     }
 
-    fn cut(&self, key: &KeyId, state: KeyState) -> CutReport {
+    fn cut(&self, key: &KeyId, state: Option<KeyState>) -> CutReport {
         self.report(self.ask(|id| Event::Cut { id, key_id: *key, key_state: state }, LONG_ENOUGH))
     }
 

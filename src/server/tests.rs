@@ -39,8 +39,8 @@ impl KeyWatcher for Mount {
         CutReport { mount: "another name".to_owned(), unwritten, ..CutReport::default() }
     }
 
-    fn cut(&self, key: &KeyId, state: KeyState) -> CutReport {
-        self.seen.lock().push(format!("cut {key} {state}"));
+    fn cut(&self, key: &KeyId, state: Option<KeyState>) -> CutReport {
+        self.seen.lock().push(format!("cut {key} {state:?}"));
         CutReport { files: 2, handles: 3, ..CutReport::default() }
     }
 
@@ -130,7 +130,7 @@ fn an_attached_mount_is_told_and_attached_again_after_the_service_returns() {
     }]);
     assert_eq!(answer["Mounts"], report);
     client.call("TrentService.EnableKey", &json!({"KeyId": key})).unwrap();
-    let expected = [format!("drain {key}"), format!("cut {key} Disabled"), format!("restore {key}")];
+    let expected = [format!("drain {key}"), format!("cut {key} Some(Disabled)"), format!("restore {key}")];
     assert_eq!(*mount.seen.lock(), expected);
     let status = client.call(wire::STATUS, &Value::Null).unwrap();
     assert_eq!(status["Mounts"][0]["OpenFiles"]["arn"], json!(3), "described anew, not as it attached");

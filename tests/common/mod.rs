@@ -158,7 +158,13 @@ impl World {
         let mut all = vec![serde_json::json!({"Effect": "Allow", "Principal": {"AWS": owner},
             "Action": "kms:*", "Resource": "*"})];
         all.extend(statements.iter().cloned());
-        let policy = serde_json::json!({"Version": "2012-10-17", "Statement": all});
+        self.put_whole_policy(key, &all);
+    }
+
+    /// Puts a policy on a key: these statements and nothing else.
+    #[track_caller]
+    pub(crate) fn put_whole_policy(&self, key: &str, statements: &[Value]) {
+        let policy = serde_json::json!({"Version": "2012-10-17", "Statement": statements});
         let file = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
         std::fs::write(file.path(), policy.to_string()).unwrap();
         self.run(&["policy", "put", key, file.path().to_str().unwrap()]);

@@ -64,7 +64,7 @@ impl World {
         let watcher = Watcher(Arc::clone(&self.fs));
         self.master.revoke();
         self.progress.cutting.store(true, Ordering::SeqCst);
-        watcher.cut(&Master::id(), KeyState::Disabled);
+        watcher.cut(&Master::id(), Some(KeyState::Disabled));
         self.progress.cut.store(true, Ordering::SeqCst);
     }
 
@@ -185,7 +185,7 @@ fn whoever_opens_the_first_file_during_the_cut_keeps_no_key() {
         let watcher = Watcher(Arc::clone(&fs));
         watcher.drain(&Master::id(), BUDGET);
         master.revoke();
-        watcher.cut(&Master::id(), KeyState::Disabled);
+        watcher.cut(&Master::id(), Some(KeyState::Disabled));
         let opened: Vec<_> = openers.into_iter().filter_map(|opener| opener.join().unwrap()).collect();
         assert!(opened.iter().all(|fh| read(&fs, *fh).is_err()), "read after the cut");
         watcher.restore(&Master::id());

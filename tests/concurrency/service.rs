@@ -139,7 +139,7 @@ impl KeyWatcher for Mount {
         CutReport::default()
     }
 
-    fn cut(&self, _key: &KeyId, _state: KeyState) -> CutReport {
+    fn cut(&self, _key: &KeyId, _state: Option<KeyState>) -> CutReport {
         self.assert_can_unwrap(false, "cut");
         self.told.store(2, Ordering::SeqCst);
         CutReport::default()

@@ -1,36 +1,16 @@
 //! What a program sees that was using a file in some way when the file's key went away, for every way
 //! and for each way that a key goes; and that a file of another key beside it is never disturbed.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
-use rustix::fs::FallocateFlags;
-use rustix::mm::{MapFlags, ProtFlags, mmap};
-use rustix::pipe::SpliceFlags;
 
-use crate::common::child::{self, Child, Role};
 use crate::common::{RaiseOnDrop, Ran, World};
-
-const LEN: usize = 40_000;
-/// `O_DIRECT` wants aligned memory and lengths.
-const BLOCK: usize = 4096;
-
-/// What a program sees.
-#[derive(Debug, PartialEq, Eq)]
-enum Seen {
-    Works,
-    Fails(i32),
-    Signal(i32),
-}
-
-const REVOKED: Seen = Seen::Fails(libc::EKEYREVOKED);
-const FAULT: Seen = Seen::Signal(libc::SIGBUS);
+use crate::uses::{self, Needs, Seen, open, seen};
 
 /// How a key goes away.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +29,14 @@ impl Way {
         match self {
             Self::Disable | Self::ScheduleDeletion => libc::EKEYREVOKED,
             Self::DeleteMaterial | Self::Expire => libc::EKEYEXPIRED,
+        }
+    }
+
+    fn expected(self, needs: Needs) -> Seen {
+        match needs {
+            Needs::Opening | Needs::Key => Seen::Fails(self.errno()),
+            Needs::Page => Seen::Signal(libc::SIGBUS),
+            Needs::Nothing => Seen::Works,
         }
     }
 
@@ -95,183 +83,8 @@ fn try_import(world: &World, options: &[&str]) -> Ran {
     world.try_run(&[&["key", "import", "file", "alias/secret", file], options].concat())
 }
 
-/// A use of a file that began before the key goes.
-struct Use {
-    what: &'static str,
-    /// Goes on with it afterwards.
-    go_on: Box<dyn FnOnce() -> Seen>,
-    /// What it then has to see.
-    expected: Seen,
-}
-
-fn seen<T>(result: Result<T, impl Into<io::Error>>) -> Seen {
-    match result {
-        Ok(_) => Seen::Works,
-        Err(error) => Seen::Fails(error.into().raw_os_error().unwrap()),
-    }
-}
-
-fn open(path: &Path) -> File {
-    OpenOptions::new().read(true).write(true).open(path).unwrap()
-}
-
-/// Every use, of files of its own in `dir`; `beside` is a file under another key.
-fn uses(dir: &Path, beside: &Path) -> Vec<Use> {
-    let mut uses = Vec::new();
-    let mut file =
-        |what: &'static str, expected: Seen, begin: &dyn Fn(PathBuf) -> Box<dyn FnOnce() -> Seen>| {
-            let path = dir.join(what.replace(' ', "-"));
-            fs::write(&path, vec![7; LEN]).unwrap();
-            uses.push(Use { what, go_on: begin(path), expected });
-        };
-    file("reading what is cached", REVOKED, &|path| {
-        let file = open(&path);
-        (&file).read_exact(&mut [0; LEN]).unwrap();
-        Box::new(move || seen(file.read_exact_at(&mut [0; 100], 5000)))
-    });
-    file("reading what was never read", REVOKED, &|path| {
-        let file = open(&path);
-        Box::new(move || seen(file.read_exact_at(&mut [0; 100], 30_000)))
-    });
-    file("reading directly", REVOKED, &|path| {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
-        let read = move || {
-            let mut memory = vec![0; 2 * BLOCK];
-            let at = memory.as_ptr().align_offset(BLOCK);
-            file.read_exact_at(&mut memory[at..at + BLOCK], 0)
-        };
-        read().unwrap();
-        Box::new(move || seen(read()))
-    });
-    file("writing", REVOKED, &|path| {
-        let file = open(&path);
-        file.write_all_at(b"before", 0).unwrap();
-        Box::new(move || seen(file.write_all_at(b"after", 0)))
-    });
-    file("appending", REVOKED, &|path| {
-        let mut file = OpenOptions::new().append(true).open(path).unwrap();
-        file.write_all(b"before").unwrap();
-        Box::new(move || seen(file.write_all(b"after")))
-    });
-    file("truncating", REVOKED, &|path| {
-        let file = open(&path);
-        Box::new(move || seen(file.set_len(10)))
-    });
-    file("truncating by name", REVOKED, &|path| {
-        Box::new(move || seen(OpenOptions::new().write(true).truncate(true).open(path)))
-    });
-    file("punching a hole", REVOKED, &|path| {
-        let file = open(&path);
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Box::new(move || seen(rustix::fs::fallocate(&file, flags, 0, 8192)))
-    });
-    file("sending", REVOKED, &|path| {
-        let file = open(&path);
-        let sink = tempfile::tempfile().unwrap();
-        rustix::fs::sendfile(&sink, &file, None, 100).unwrap();
-        Box::new(move || seen(rustix::fs::sendfile(&sink, &file, None, 100)))
-    });
-    file("splicing", REVOKED, &|path| {
-        let file = open(&path);
-        let (out, into) = rustix::pipe::pipe().unwrap();
-        let splice = move || {
-            let flags = SpliceFlags::empty();
-            let spliced = rustix::pipe::splice(&file, Some(&mut 0), &into, None, 100, flags)?;
-            rustix::io::read(&out, &mut [0; 100][..spliced])
-        };
-        splice().unwrap();
-        Box::new(move || seen(splice()))
-    });
-    let target = beside.to_owned();
-    file("being copied", REVOKED, &|path| {
-        let (file, target) = (open(&path), target.clone());
-        Box::new(move || {
-            let copy = OpenOptions::new().write(true).create(true).truncate(false).open(target).unwrap();
-            seen(rustix::fs::copy_file_range(
-                file.as_fd(),
-                None,
-                copy.as_fd(),
-                Some(&mut LEN.try_into().unwrap()),
-                100,
-            ))
-        })
-    });
-    file("opening", REVOKED, &|path| Box::new(move || seen(File::open(path))));
-    file("opening by a second name", REVOKED, &|path| {
-        let second = path.with_extension("second");
-        fs::hard_link(&path, &second).unwrap();
-        let held = open(&path);
-        Box::new(move || {
-            drop(held);
-            seen(File::open(second))
-        })
-    });
-    file("reading after a rename", REVOKED, &|path| {
-        let file = open(&path);
-        Box::new(move || {
-            fs::rename(&path, path.with_extension("renamed")).unwrap();
-            seen(file.read_exact_at(&mut [0; 100], 0))
-        })
-    });
-    file("reading after an unlink", REVOKED, &|path| {
-        let file = open(&path);
-        fs::remove_file(&path).unwrap();
-        Box::new(move || seen(file.read_exact_at(&mut [0; 100], 0)))
-    });
-    file("looking at it", Seen::Works, &|path| {
-        let file = open(&path);
-        Box::new(move || seen(file.metadata().and_then(|_| fs::symlink_metadata(path))))
-    });
-    file("flushing what was written", Seen::Works, &|path| {
-        let file = open(&path);
-        file.write_all_at(b"before", 0).unwrap();
-        Box::new(move || seen(file.sync_all()))
-    });
-    for (what, role, expected) in [
-        ("a shared mapping", "shared", FAULT),
-        ("a private mapping", "private", FAULT),
-        ("a private page that was written to", "copied", Seen::Works),
-    ] {
-        file(what, expected, &|path| {
-            let mut child = Child::start(role, &path);
-            assert_eq!(child.hear(), "mapped");
-            Box::new(move || {
-                child.tell("touch");
-                child.end().signal().map_or(Seen::Works, Seen::Signal)
-            })
-        });
-    }
-    uses
-}
-
-/// Maps a file, says so, and touches the mapping when told.
-fn map(path: &Path, flags: MapFlags, write: bool) {
-    let file = open(path);
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a fresh mapping of a file that is longer; only volatile accesses are made to it.
-    let mapped = unsafe { mmap(std::ptr::null_mut(), BLOCK, protection, flags, &file, 0) };
-    let byte: *mut u8 = mapped.unwrap().cast();
-    // SAFETY: within the mapping.
-    assert_eq!(unsafe { byte.read_volatile() }, 7);
-    if write {
-        // SAFETY: within the mapping.
-        unsafe { byte.write_volatile(b'M') };
-    }
-    child::say("mapped");
-    child::listen();
-    // SAFETY: within the mapping; a fault ends this process, as it may be meant to.
-    unsafe { byte.read_volatile() };
-}
-
-/// What the test's child processes do.
-pub(crate) const ROLES: [Role; 3] = [
-    ("shared", |path| map(path, MapFlags::SHARED, true)),
-    ("private", |path| map(path, MapFlags::PRIVATE, false)),
-    ("copied", |path| map(path, MapFlags::PRIVATE, true)),
-];
-
 /// Uses files of another key until `done`; every call has to succeed.
-fn use_beside(dir: &Path, done: &AtomicBool, rounds: &AtomicU64) {
+pub(crate) fn use_beside(dir: &Path, done: &AtomicBool, rounds: &AtomicU64) {
     let path = dir.join("beside");
     let held = open(&path);
     while !done.load(Ordering::SeqCst) {
@@ -310,19 +123,10 @@ fn every_use_of_a_file_ends_with_its_key_and_no_other_is_disturbed() {
         let raise = RaiseOnDrop(&done);
         let beside = scope.spawn(|| use_beside(&dir, &done, &rounds));
         for way in Way::ALL {
-            let begun = uses(&dir, &dir.join("copy"));
+            let begun = uses::begin(&dir, &dir.join("copy"));
             let before = rounds.load(Ordering::SeqCst);
             way.go(&world, &key, &dir);
-            let wrong: Vec<String> = begun
-                .into_iter()
-                .filter_map(|begun| {
-                    let seen = (begun.go_on)();
-                    let (what, revoked) = (begun.what, begun.expected == REVOKED);
-                    let expected = if revoked { Seen::Fails(way.errno()) } else { begun.expected };
-                    (seen != expected).then(|| format!("{what}: {seen:?}, not {expected:?}"))
-                })
-                .collect();
-            assert!(wrong.is_empty(), "{way:?}: {wrong:#?}");
+            begun.go_on(&way, |needs| way.expected(needs));
             crate::common::wait_until("the other key's file was used meanwhile", || {
                 beside.is_finished() || rounds.load(Ordering::SeqCst) > before + 2
             });

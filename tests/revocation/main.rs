@@ -6,6 +6,8 @@ mod accesses;
 #[path = "../common/mod.rs"]
 mod common;
 mod speed;
+mod uses;
+mod withdrawn;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -44,7 +46,7 @@ fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> i32 {
 
 #[test]
 fn child() {
-    common::child::play(&accesses::ROLES);
+    common::child::play(&uses::ROLES);
 }
 
 #[test]

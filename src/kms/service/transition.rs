@@ -185,7 +185,16 @@ impl Service {
     /// Destroys every key whose deletion is due by `now`, with its aliases. What cannot be
     /// written now is tried again at the next call.
     pub(super) fn destroy_due(&self, now: Timestamp) {
+        let destroyed = self.destroy_all_due(now);
+        // Mounts hold nothing of them any more, and are to refuse for good.
+        for id in destroyed {
+            self.cut_within(id, None, CUT_BUDGET);
+        }
+    }
+
+    fn destroy_all_due(&self, now: Timestamp) -> Vec<KeyId> {
         let _writing = self.writes.lock();
+        let mut gone = Vec::new();
         let due = |entry: &Entry| entry.record.deletion.is_some_and(|deletion| deletion.at <= now);
         let keys: Vec<Arc<Entry>> = self.book.read().keys.values().filter(|e| due(e)).cloned().collect();
         for entry in keys {
@@ -219,8 +228,10 @@ impl Service {
             rights.aliases.remove(&id);
             grants.iter().for_each(|grant| rights.grants.remove(&id, grant));
             tracing::info!(key = entry.arn, "key destroyed");
+            gone.push(id);
         }
         self.next_due.store(self.book.read().next_due(), Ordering::Release);
+        gone
     }
 
     /// Brings a mount that comes (back) into step: what it holds of keys that are not usable is
@@ -243,8 +254,8 @@ impl Service {
                 let _turn = service.turns.take(id);
                 match service.entry(&id).map(|entry| entry.state()) {
                     Ok(KeyState::Enabled) => watcher.restore(&id),
-                    Ok(state) => drop(watcher.cut(&id, state)),
-                    Err(_deleted) => drop(watcher.cut(&id, KeyState::PendingDeletion)),
+                    Ok(state) => drop(watcher.cut(&id, Some(state))),
+                    Err(_destroyed) => drop(watcher.cut(&id, None)),
                 }
             }
         });
@@ -274,11 +285,11 @@ impl Service {
     }
 
     fn cut(&self, id: KeyId, state: KeyState) -> Vec<CutReport> {
-        self.cut_within(id, state, CUT_BUDGET)
+        self.cut_within(id, Some(state), CUT_BUDGET)
     }
 
     /// Has mounts drop what they hold of a key. They all do, also those that take longer.
-    pub(super) fn cut_within(&self, id: KeyId, state: KeyState, budget: Duration) -> Vec<CutReport> {
+    pub(super) fn cut_within(&self, id: KeyId, state: Option<KeyState>, budget: Duration) -> Vec<CutReport> {
         let budget = budget.min(self.drain_budget);
         self.watchers.ask(budget, move |watcher| watcher.cut(&id, state), unreachable)
     }

@@ -92,7 +92,7 @@ pub enum Event {
     /// Answered with a report.
     Drain { id: u64, key_id: KeyId, budget_ms: u64 },
     /// Answered with a report.
-    Cut { id: u64, key_id: KeyId, key_state: KeyState },
+    Cut { id: u64, key_id: KeyId, key_state: Option<KeyState> },
     /// Answered with neither.
     Restore { id: u64, key_id: KeyId },
     /// Answered with the mount's status.

@@ -87,7 +87,7 @@ impl Service {
                 return Err(error);
             }
             self.for_each(&used, |key, left| {
-                let reports = self.cut_within(key, KeyState::Unavailable, left);
+                let reports = self.cut_within(key, Some(KeyState::Unavailable), left);
                 for report in reports.iter().filter(|report| report.unreachable) {
                     tracing::warn!(
                         mount = report.mount,
