@@ -6,7 +6,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use kmsfs::clock::SystemClock;
 use kmsfs::format::PAGE_LEN;
@@ -124,7 +123,7 @@ fn an_overwrite_whose_mark_was_lost_in_a_crash_stays_readable() {
     let (bench, file) = settled_file();
     crash_with_the_mark_lost(&bench, &file);
     let fs = bench.mount();
-    fs.recover(&AtomicBool::new(false));
+    fs.recover(&|| false);
     assert_eq!(read(&fs, "a", PAYLOAD as u64, 5).unwrap(), [2; 5]);
     fs.shut_down().unwrap();
     drop(fs);
@@ -140,7 +139,7 @@ fn a_damaged_interrupted_file_does_not_keep_a_mount_from_ending() {
     File::options().write(true).open(&file).unwrap().write_all_at(b"x", 3 * PAGE_LEN as u64 + 99).unwrap();
     for _ in 0..2 {
         let fs = bench.mount();
-        fs.recover(&AtomicBool::new(false));
+        fs.recover(&|| false);
         assert_eq!(read(&fs, "a", 2 * PAYLOAD as u64, 5).unwrap_err().errno(), libc::EIO);
         assert_eq!(read(&fs, "a", PAYLOAD as u64, 5).unwrap(), [2; 5], "its other chunks are fine");
         fs.shut_down().unwrap();
@@ -189,7 +188,7 @@ fn a_file_whose_header_was_erased_is_damaged_or_after_a_crash_empty() {
     let fs = bench.mount();
     assert_eq!(fs.lookup(ROOT_INO, OsStr::new("a")).unwrap().size, 0);
     fs.release(write(&fs, "a", 0, b"anew"));
-    fs.recover(&AtomicBool::new(false));
+    fs.recover(&|| false);
     fs.shut_down().unwrap();
     drop(fs);
     assert_eq!(read(&bench.mount(), "a", 0, 4).unwrap(), b"anew");

@@ -15,7 +15,7 @@ use super::inode::{Inode, Opening};
 use super::open_file::open_as_owner;
 use super::{Census, Count, DirEntry, FileKind, Fs, FsError, FsResult, ROOT_INO, Requester, Wrapping};
 use crate::chunk::ClosedHeader;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Instant, RwLockWriteGuard, thread, write_within};
 
 /// How long changes are held up at a time by a recount that begins or ends.
@@ -62,9 +62,9 @@ struct Walked {
 
 impl Fs {
     /// Looks at everything that a crash may have left, and counts every file by the way; returns when
-    /// done or when `stop` is set. Files that cannot be opened now, because their key is not usable,
+    /// done or when `stop` says so. Files that cannot be opened now, because their key is not usable,
     /// keep the volume marked as interrupted.
-    pub fn recover(&self, stop: &AtomicBool) {
+    pub fn recover(&self, stop: &dyn Fn() -> bool) {
         if self.volume.read_only || self.recovered.load(Ordering::Acquire) {
             return;
         }
@@ -76,11 +76,11 @@ impl Fs {
         tracing::info!("recovery {}", if walked.recovered { "complete" } else { "incomplete" });
     }
 
-    /// Counts every file anew; answers whether that could be done before `stop` was set.
+    /// Counts every file anew; answers whether that could be done before `stop` said so.
     ///
     /// # Errors
     /// `EROFS` on a volume that is not to be written: its index could not be kept.
-    pub fn recount(&self, stop: &AtomicBool) -> FsResult<bool> {
+    pub fn recount(&self, stop: &dyn Fn() -> bool) -> FsResult<bool> {
         self.check_writable()?;
         let _walking = self.walking.lock();
         let walked = self.walk(stop);
@@ -91,7 +91,7 @@ impl Fs {
     }
 
     /// Recovers, and then counts whenever somebody asks for it, until [`Fs::stop_recounts`].
-    pub fn run_recounts(&self, stop: &AtomicBool) {
+    pub fn run_recounts(&self, stop: &dyn Fn() -> bool) {
         self.recover(stop);
         loop {
             let mut recounts = self.recounts.lock();
@@ -166,7 +166,7 @@ impl Fs {
         census
     }
 
-    fn walk(&self, stop: &AtomicBool) -> Walked {
+    fn walk(&self, stop: &dyn Fn() -> bool) -> Walked {
         {
             let _alone = self.changes_are_over(None);
             self.index.begin_count();
@@ -194,7 +194,7 @@ impl Fs {
                 }
                 continue;
             };
-            if stop.load(Ordering::Relaxed) {
+            if stop() {
                 walked = Walked { recovered: false, counted: false };
             } else if let Err(error) = self.walk_directory(&inode, &mut walked, stop) {
                 tracing::error!("looking through {}: {error}", inode.path());
@@ -220,7 +220,7 @@ impl Fs {
         None
     }
 
-    fn walk_directory(&self, inode: &Inode, walked: &mut Walked, stop: &AtomicBool) -> FsResult<()> {
+    fn walk_directory(&self, inode: &Inode, walked: &mut Walked, stop: &dyn Fn() -> bool) -> FsResult<()> {
         let fh = match self.opendir(inode.ino) {
             // It was removed meanwhile.
             Err(error) if matches!(error.errno(), libc::ENOENT | libc::ESTALE) => return Ok(()),
@@ -230,7 +230,7 @@ impl Fs {
             if !entry.is_dot() {
                 self.walk_entry(inode, entry, walked);
             }
-            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         walked.counted &= !self.left_out(fh);
         self.releasedir(fh);

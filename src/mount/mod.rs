@@ -70,7 +70,8 @@ impl Mounted {
         let settler = spawn("kmsfs-settler", move || settling.run_settler())?;
         let stop_recovery = Arc::new(AtomicBool::new(false));
         let (recovering, stop) = (Arc::clone(&fs), Arc::clone(&stop_recovery));
-        let recovery = spawn("kmsfs-recovery", move || recovering.run_recounts(&stop))?;
+        let recovery =
+            spawn("kmsfs-recovery", move || recovering.run_recounts(&|| stop.load(Ordering::Relaxed)))?;
         let device = rustix::fs::stat(mountpoint)?.st_dev;
         raise_read_ahead(device);
         gate::touch();

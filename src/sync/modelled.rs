@@ -12,6 +12,9 @@ pub use shuttle_parking_lot::{
     RwLockWriteGuard,
 };
 
+/// Who waits this long does so only not to wait for ever.
+const FAR_AWAY: Duration = Duration::from_secs(1);
+
 /// As `parking_lot::Condvar`, but that any mutex may go with it at any time.
 #[derive(Debug, Default)]
 pub struct Condvar {
@@ -49,9 +52,13 @@ impl Condvar {
         WaitTimeoutResult(true)
     }
 
-    /// As [`Condvar::wait_for`], until a moment.
-    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _deadline: Instant) -> WaitTimeoutResult {
-        self.wait_for(guard, Duration::ZERO)
+    /// As [`Condvar::wait_for`], until a moment. One that is far away does not come: the clock stands still.
+    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, deadline: Instant) -> WaitTimeoutResult {
+        if deadline.saturating_duration_since(Instant::now()) < FAR_AWAY {
+            return self.wait_for(guard, Duration::ZERO);
+        }
+        self.wait(guard);
+        WaitTimeoutResult(false)
     }
 
     /// Wakes one waiter.

@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use kmsfs::fs::{FileKind, Fs, FsError, ROOT_INO, RenameMode, SetAttr};
 
@@ -84,7 +83,7 @@ impl Case<'_> {
             Err(error) => return Err(format!("an untouched volume page: {error}")),
         };
         if self.dice.one_in(3) {
-            fs.recover(&AtomicBool::new(false));
+            fs.recover(&|| false);
         }
         let first = self.look(&fs, Some(&slots))?;
         self.check_untouched(&fs, &first)?;
@@ -98,11 +97,11 @@ impl Case<'_> {
                 self.change(&fs, &first)?;
                 fs.settle_closed();
             }
-            fs.recover(&AtomicBool::new(false));
+            fs.recover(&|| false);
             let _ = fs.shut_down();
             drop(fs);
         } else {
-            fs.recover(&AtomicBool::new(false));
+            fs.recover(&|| false);
             if self.dice.one_in(4) {
                 // A crash; what was written may be read or not, but nothing else.
                 drop(fs);

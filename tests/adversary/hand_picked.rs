@@ -152,7 +152,7 @@ fn a_file_that_was_made_very_long_is_settled_in_no_time() {
     drop(fs);
     let begin = std::time::Instant::now();
     let fs = bench.mount(&root, false).unwrap();
-    fs.recover(&std::sync::atomic::AtomicBool::new(false));
+    fs.recover(&|| false);
     assert_eq!(read(&fs, "a", 300), Ok(1));
     unmount(fs);
     assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());

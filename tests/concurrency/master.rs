@@ -93,11 +93,15 @@ impl Provider for Master {
         Ok(UnwrappedDataKey { plaintext, key_arn: Self::arn(), key_version: 1 })
     }
 
+    fn rewrap(&self, blob: &[u8], _: &EncryptionContext, _key: &str) -> Result<Vec<u8>, ProviderError> {
+        Ok(blob.to_vec())
+    }
+
     fn describe_key(&self, _key: &str) -> Result<KeyMetadata, ProviderError> {
         Ok(serde_json::from_value(serde_json::json!({
             "KeyId": Self::id(), "Arn": Self::arn(), "AWSAccountId": "000000000000", "CreationDate": 0,
             "Enabled": true, "KeyUsage": "ENCRYPT_DECRYPT", "KeyState": "Enabled",
-            "KeySpec": "SYMMETRIC_DEFAULT", "Origin": "AWS_KMS", "KeyManager": "CUSTOMER",
+            "KeySpec": "SYMMETRIC_DEFAULT", "CustomerMasterKeySpec": "SYMMETRIC_DEFAULT", "Origin": "AWS_KMS", "KeyManager": "CUSTOMER",
         }))
         .unwrap())
     }

@@ -21,7 +21,6 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use bench::Bench;
 use disk::{Crash, Event, Recorder};
@@ -84,7 +83,7 @@ struct Seen {
 
 fn check(bench: &Bench, model: &Model, log: &[Event], at: usize, crash: &Crash) -> Result<(), String> {
     let fs = bench.mount_crash(crash)?;
-    fs.recover(&AtomicBool::new(false));
+    fs.recover(&|| false);
     let mut refused = Vec::new();
     for (_, names) in model.possible_names(crash.names) {
         // A file whose header was never flushed begins anew, without the attributes that it sealed.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use kmsfs::fs::{Fs, FsResult, KEY_XATTR, NewMode, ROOT_INO, RenameMode, Requester, SetAttr, WRAP_XATTR};
 use proptest::prelude::*;
@@ -194,7 +193,7 @@ impl<'a> Run<'a> {
         self.fs = None;
         // The disk may fail once.
         let fs = self.bench.try_mount().unwrap_or_else(|_| self.bench.mount());
-        fs.recover(&AtomicBool::new(false));
+        fs.recover(&|| false);
         self.fs = Some(fs);
         ended
     }

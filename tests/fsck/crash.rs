@@ -72,7 +72,7 @@ fn marks_that_a_crash_has_taken_are_restored_and_old_headers_are_refused_again()
     drop(fs);
     // The next mount recovers, but can tell no more that everything is settled.
     let fs = bench.mount();
-    fs.recover(&std::sync::atomic::AtomicBool::new(false));
+    fs.recover(&|| false);
     fs.shut_down().unwrap();
     drop(fs);
     assert_eq!(kinds(&bench.check(Options::default())), [("not-all-settled", false)]);

@@ -105,7 +105,7 @@ fn apply(bench: &Bench, fs: &Fs, op: &Op, held: &mut Vec<u64>) -> Option<()> {
         }
         Op::Rotate => bench.rotate(0),
         Op::Settle => fs.settle_closed(),
-        Op::Recount => assert!(fs.recount(&AtomicBool::new(false)).unwrap()),
+        Op::Recount => assert!(fs.recount(&|| false).unwrap()),
         Op::Remount => {}
     }
     Some(())
@@ -207,7 +207,7 @@ fn a_recount_misses_nothing_that_changes_meanwhile() {
             });
         }
         for _ in 0..40 {
-            assert!(fs.recount(&AtomicBool::new(false)).unwrap());
+            assert!(fs.recount(&|| false).unwrap());
         }
         stop.store(true, Ordering::Relaxed);
         fs.stop_settler();
@@ -264,7 +264,7 @@ fn no_damaged_or_cut_index_is_taken_for_certain() {
     // Whoever counts again knows again.
     let mounted = bench.mount();
     assert!(!mounted.census().certain);
-    assert!(mounted.recount(&AtomicBool::new(false)).unwrap());
+    assert!(mounted.recount(&|| false).unwrap());
     mounted.shut_down().unwrap();
     drop(mounted);
     assert!(is_certain(&bench));
@@ -295,7 +295,7 @@ fn after_a_mount_that_did_not_end_nothing_is_certain_until_it_is_recovered() {
     assert!(!is_certain(&bench));
     let fs = bench.mount();
     assert!(!fs.census().certain);
-    fs.recover(&AtomicBool::new(false));
+    fs.recover(&|| false);
     assert!(fs.census().certain);
     fs.settle_closed();
     assert_eq!(fs.census().counts, count(&bench.volume()));
@@ -322,7 +322,7 @@ fn a_file_whose_header_cannot_be_read_makes_the_count_uncertain() {
     bytes[..4096].fill(0xa5);
     fs::write(&file, bytes).unwrap();
     let mounted = bench.mount();
-    assert!(mounted.recount(&AtomicBool::new(false)).unwrap());
+    assert!(mounted.recount(&|| false).unwrap());
     assert!(!mounted.census().certain);
     // Without that file all is known.
     mounted.lookup(ROOT_INO, OsStr::new("a")).unwrap();
@@ -367,7 +367,7 @@ fn what_lies_behind_a_damaged_name_makes_the_count_uncertain() {
     let sidecar = names.into_iter().find(|path| path.to_str().unwrap().ends_with(".name")).unwrap();
     fs::write(sidecar, "damage").unwrap();
     let mounted = bench.mount();
-    mounted.recount(&AtomicBool::new(false)).unwrap();
+    mounted.recount(&|| false).unwrap();
     assert!(!mounted.census().certain);
 }
 

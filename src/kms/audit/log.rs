@@ -13,11 +13,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
-
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::chain::Head;
 use super::error::AuditError;
@@ -26,6 +22,9 @@ use super::journal::{Journal, Setup};
 use super::segment;
 use super::verify::{self, Report};
 use crate::clock::Clock;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
 /// Most events that are under way or waiting at a time.
 pub const MAX_PLACES: usize = 16 * 1024;

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Place, Tree, Visit};
 use crate::fs::{Census, FileKind, Fs, FsError, KEY_XATTR, ROOT_INO, Requester, WRAP_XATTR, Wrapping};
@@ -35,7 +35,7 @@ impl Unmounted {
     /// # Errors
     /// As [`Fs::recount`].
     pub fn recount(&self, stop: &AtomicBool) -> io::Result<bool> {
-        self.fs.recount(stop).map_err(into_io)
+        self.fs.recount(&|| stop.load(Ordering::Relaxed)).map_err(into_io)
     }
 
     /// What wraps the files.
