@@ -5,18 +5,25 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use kmsfs::clock::SystemClock;
 use kmsfs::format::PAGE_LEN;
 use kmsfs::fs::{Fs, FsError, NewMode, ROOT_INO, Requester, SetAttr, SetTime, Time, Volume, Watcher};
 use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
-use kmsfs::provider::{Embedded, Provider};
+use kmsfs::kms::{
+    Caller, Costs, DataKey, EncryptionContext, KeyMetadata, KeyWatcher, Service, StoreOptions, UnlockSecret,
+    UnwrappedDataKey,
+};
+use kmsfs::provider::{Embedded, Provider, ProviderError};
 use kmsfs::secret::Passphrase;
 use rustix::fs::XattrFlags;
 
 const PAYLOAD: usize = 4064;
+/// Enough for another thread to go on, as a rule.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// A volume in a temporary directory, used without a mount.
 struct Bench {
@@ -326,4 +333,74 @@ fn a_tree_may_be_larger_than_the_limit_of_descriptors() {
     assert!(held() < before + 3 * LIMIT, "{} descriptors", held());
     fs.stop_settler();
     settler.join().unwrap();
+}
+
+/// A provider whose first data key is held back; a second one that is wanted meanwhile comes later.
+struct Halting {
+    provider: Arc<dyn Provider>,
+    wanted: AtomicU32,
+    /// Met twice: when the first data key is wanted, and when it may be had.
+    meeting: Barrier,
+}
+
+impl Provider for Halting {
+    fn generate_data_key(&self, key: &str, context: &EncryptionContext) -> Result<DataKey, ProviderError> {
+        match self.wanted.fetch_add(1, Ordering::SeqCst) {
+            0 => {
+                self.meeting.wait();
+                self.meeting.wait();
+            }
+            _ => std::thread::sleep(3 * MOMENT),
+        }
+        self.provider.generate_data_key(key, context)
+    }
+
+    fn unwrap(&self, blob: &[u8], context: &EncryptionContext) -> Result<UnwrappedDataKey, ProviderError> {
+        self.provider.unwrap(blob, context)
+    }
+
+    fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError> {
+        self.provider.rewrap(blob, context, key)
+    }
+
+    fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError> {
+        self.provider.describe_key(key)
+    }
+
+    fn create_internal_key(&self, description: &str) -> Result<KeyMetadata, ProviderError> {
+        self.provider.create_internal_key(description)
+    }
+
+    fn attach(&self, watcher: Arc<dyn KeyWatcher>) -> Result<Box<dyn Send>, ProviderError> {
+        self.provider.attach(watcher)
+    }
+}
+
+#[test]
+fn a_file_that_is_just_being_created_is_not_begun_a_second_time_by_the_recovery() {
+    let bench = Bench::new();
+    // That mount ends in a crash.
+    drop(bench.mount());
+    let provider = Arc::clone(&bench.provider);
+    let halting = Arc::new(Halting { provider, wanted: AtomicU32::new(0), meeting: Barrier::new(2) });
+    let volume = Volume::open(&bench.volume(), &*bench.provider, false).unwrap();
+    let fs = Fs::new(volume, Arc::<Halting>::clone(&halting), &bench.dir.path().join("mnt"), 1000).unwrap();
+    assert!(fs.volume().is_recovering());
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| fs.create(me(), ROOT_INO, OsStr::new("a"), mode(0o600)).unwrap().1);
+        halting.meeting.wait();
+        // As the recovery does with every entry that it comes to.
+        let recovering = scope.spawn(|| fs.lookup(ROOT_INO, OsStr::new("a")).unwrap());
+        std::thread::sleep(MOMENT);
+        halting.meeting.wait();
+        let fh = creating.join().unwrap();
+        fs.write(fh, 0, b"contents", false, None).unwrap();
+        recovering.join().unwrap();
+        assert_eq!(halting.wanted.load(Ordering::SeqCst), 1, "a second data key was made for it");
+        assert_eq!(read(&fs, "a", 0, 8).unwrap(), b"contents");
+        fs.fsync(fh, false).unwrap();
+    });
+    // In a crash.
+    drop(fs);
+    assert_eq!(read(&bench.mount(), "a", 0, 8).unwrap(), b"contents");
 }

@@ -9,15 +9,20 @@
 //! findings are damage.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
 use super::attr::keyless_size;
 use super::directory::Directory;
+use super::disk::DiskFile;
 use super::inode::Inode;
-use super::{FileKind, Fs, FsResult, Wrapping};
+use super::{FileKind, Fs, FsError, FsResult, Wrapping};
 use crate::chunk::Backing;
 use crate::format::PAGE_LEN;
+
+/// How long a file is waited for that is just being created.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Fs {
     /// What a look-up does about an entry that a crash may have interrupted. A file that cannot
@@ -53,13 +58,16 @@ impl Fs {
 
     /// Gives a file whose header was never durable a new one.
     fn begin_anew(&self, directory: &Directory, inode: &Arc<Inode>) -> FsResult<()> {
-        let mut page = [0; PAGE_LEN];
-        let changing = self.changing.read();
         let file = self.volume.disk.reopen_file(&*inode.fd()?, OFlags::RDWR)?;
+        if !has_blank_header(&file)? {
+            return Ok(());
+        }
+        // Whoever is just creating the file has written its header when that is over.
+        drop(self.changes_are_over(Some(PATIENCE)).ok_or(FsError::new(libc::EBUSY))?);
+        let changing = self.changing.read();
         // Held from the look at the header on: whoever opens the file writes one.
         let mut opening = inode.opening();
-        file.read_at(&mut page, 0)?;
-        if page.iter().any(|&b| b != 0) {
+        if !has_blank_header(&file)? {
             return Ok(());
         }
         tracing::warn!("{}: its header was never durable; it is empty now", inode.path());
@@ -81,4 +89,10 @@ impl Fs {
         self.close_file(inode, true);
         Ok(())
     }
+}
+
+fn has_blank_header(file: &DiskFile) -> FsResult<bool> {
+    let mut page = [0; PAGE_LEN];
+    file.read_at(&mut page, 0)?;
+    Ok(page.iter().all(|&b| b == 0))
 }
