@@ -58,6 +58,9 @@ impl From<String> for Failure {
 impl From<KmsError> for ProviderError {
     fn from(error: KmsError) -> Self {
         if let Some(reason) = error.reason() {
+            if reason == Reason::Locked {
+                return Self::Unavailable(error.message().to_owned());
+            }
             return Self::Other(Failure { message: error.message().to_owned(), reason: Some(reason) });
         }
         let message = format!("{error}; {}", error.hint());

@@ -158,6 +158,11 @@ fn handle(watcher: &dyn KeyWatcher, event: Event) -> EventReply {
             watcher.restore(&key_id);
             EventReply { id, ..EventReply::default() }
         }
+        Event::Lock { id, budget_ms } => reported(id, watcher.lock(Duration::from_millis(budget_ms))),
+        Event::Unlock { id } => {
+            watcher.unlock();
+            EventReply { id, ..EventReply::default() }
+        }
         Event::Vouch { id } => EventReply { id, report: None, mount: watcher.vouch() },
         Event::Describe { id } => EventReply { id, report: None, mount: Some(watcher.describe()) },
     }
