@@ -23,13 +23,13 @@ const BLOCK: usize = 4096;
 
 /// What a program sees.
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+pub(super) enum Seen {
     Works,
     Fails(i32),
     Signal(i32),
 }
 
-const REVOKED: Seen = Seen::Fails(libc::EKEYREVOKED);
+pub(super) const REVOKED: Seen = Seen::Fails(libc::EKEYREVOKED);
 const FAULT: Seen = Seen::Signal(libc::SIGBUS);
 
 /// How a key goes away.
@@ -96,12 +96,12 @@ fn try_import(world: &World, options: &[&str]) -> Ran {
 }
 
 /// A use of a file that began before the key goes.
-struct Use {
-    what: &'static str,
+pub(super) struct Use {
+    pub(super) what: &'static str,
     /// Goes on with it afterwards.
-    go_on: Box<dyn FnOnce() -> Seen>,
+    pub(super) go_on: Box<dyn FnOnce() -> Seen>,
     /// What it then has to see.
-    expected: Seen,
+    pub(super) expected: Seen,
 }
 
 fn seen<T>(result: Result<T, impl Into<io::Error>>) -> Seen {
@@ -111,12 +111,12 @@ fn seen<T>(result: Result<T, impl Into<io::Error>>) -> Seen {
     }
 }
 
-fn open(path: &Path) -> File {
+pub(super) fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
 /// Every use, of files of its own in `dir`; `beside` is a file under another key.
-fn uses(dir: &Path, beside: &Path) -> Vec<Use> {
+pub(super) fn uses(dir: &Path, beside: &Path) -> Vec<Use> {
     let mut uses = Vec::new();
     let mut file =
         |what: &'static str, expected: Seen, begin: &dyn Fn(PathBuf) -> Box<dyn FnOnce() -> Seen>| {
