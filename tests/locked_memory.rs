@@ -43,7 +43,8 @@ fn occurrences(memory: &[u8], sought: &[u8]) -> usize {
     let mut rest = memory;
     std::iter::from_fn(|| {
         // SAFETY: both are slices, of these lengths.
-        let at = unsafe { libc::memmem(rest.as_ptr().cast(), rest.len(), sought.as_ptr().cast(), sought.len()) };
+        let at =
+            unsafe { libc::memmem(rest.as_ptr().cast(), rest.len(), sought.as_ptr().cast(), sought.len()) };
         if at.is_null() {
             return None;
         }
@@ -61,7 +62,10 @@ fn sought(world: &World, material: &[u8; 32]) -> Vec<Sought> {
         Sought { what: "half of it", bytes: material[16..].to_vec() },
         Sought { what: "it in hexadecimal", bytes: HEXLOWER.encode(material).into_bytes() },
         Sought { what: "the key file", bytes: key_file[..32].to_vec() },
-        Sought { what: "the key file in base64", bytes: BASE64.encode(&key_file).into_bytes()[..40].to_vec() },
+        Sought {
+            what: "the key file in base64",
+            bytes: BASE64.encode(&key_file).into_bytes()[..40].to_vec(),
+        },
     ]
 }
 

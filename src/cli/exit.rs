@@ -231,7 +231,7 @@ impl From<ProviderError> for CliError {
             | ProviderError::PendingDeletion(_)
             | ProviderError::PendingImport(_) => Code::KeyState,
             ProviderError::AccessDenied(_) => Code::Permission,
-            ProviderError::Unavailable(_) => Code::StoreInUse,
+            ProviderError::Unavailable(_) | ProviderError::WouldWait => Code::StoreInUse,
             ProviderError::InvalidCiphertext(_) => Code::VolumeFormat,
             ProviderError::Other(failure) => failure.reason().map_or(Code::Unexpected, code_of),
         };

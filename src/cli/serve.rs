@@ -19,8 +19,8 @@ use super::output::Output;
 use super::secret::{Purpose, secret};
 use crate::clock::SystemClock;
 use crate::kms::{Realm, Service, StoreError, store_exists};
-use crate::server::{Server, Vigil, asleep};
 use crate::server::http::{Certificate, HttpError, HttpServer, Listeners};
+use crate::server::{Server, Vigil, asleep};
 use crate::sys::{activation, process};
 
 /// Name of a socket of the service manager that is for `/healthz` and `/metrics`.

@@ -65,8 +65,11 @@ impl Settings {
             "idle_timeout" | "lock_after" => {
                 let duration = idle_timeout(value);
                 let duration = Some(duration.map_err(|e| usage(format!("{option}: {e}; give 10m, say")))?);
-                let told =
-                    if name == "lock_after" { &mut self.lock_when.lock_after } else { &mut self.idle_timeout };
+                let told = if name == "lock_after" {
+                    &mut self.lock_when.lock_after
+                } else {
+                    &mut self.idle_timeout
+                };
                 *told = duration;
             }
             _ => return Ok(false),

@@ -26,6 +26,9 @@ pub enum ProviderError {
     /// The key service is locked or away. Worth another try later.
     #[error("{0}")]
     Unavailable(String),
+    /// Somebody elsewhere has to be asked, by a thread that must not wait. Nothing was done.
+    #[error("the key service would have to be waited for")]
+    WouldWait,
     /// The wrapped key or its context is not authentic.
     #[error("{0}")]
     InvalidCiphertext(String),

@@ -109,7 +109,12 @@ struct Mount {
 
 impl Mount {
     fn new(world: &Arc<World>, holds: &[String]) -> Arc<Self> {
-        let mount = Self { world: OnceLock::new(), told: AtomicU32::new(0), locked: AtomicBool::new(false), holds: holds.to_vec() };
+        let mount = Self {
+            world: OnceLock::new(),
+            told: AtomicU32::new(0),
+            locked: AtomicBool::new(false),
+            holds: holds.to_vec(),
+        };
         mount.world.set(Arc::downgrade(world)).unwrap();
         Arc::new(mount)
     }

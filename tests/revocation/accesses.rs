@@ -186,7 +186,10 @@ pub(super) fn uses(dir: &Path, beside: &Path) -> Vec<Use> {
     file("being copied", REVOKED, &|path| {
         let (file, target) = (open(&path), target.clone());
         Box::new(move || {
-            let copy = OpenOptions::new().write(true).create(true).truncate(false).open(target).unwrap();
+            let copy = match OpenOptions::new().write(true).create(true).truncate(false).open(target) {
+                Ok(copy) => copy,
+                Err(error) => return seen::<()>(Err(error)),
+            };
             seen(rustix::fs::copy_file_range(
                 file.as_fd(),
                 None,

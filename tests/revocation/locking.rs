@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::accesses::{REVOKED, Seen, open, uses};
 use super::common::{World, wait_until};
@@ -21,6 +21,22 @@ const NOT_ALL_LOCKED: i32 = 38;
 fn read(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 6];
     file.read_exact_at(&mut bytes, 0).map(|()| bytes)
+}
+
+/// A process that stands still until this is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn now(process: Pid) -> Self {
+        kill_process(process, Signal::STOP).unwrap();
+        Self(process)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
 }
 
 /// Makes a file and keeps it open.
@@ -123,7 +139,8 @@ fn the_secret_comes_from_where_it_always_does_and_a_wrong_one_opens_nothing() {
     fs::write(&new, "correct horse\n").unwrap();
     let new = new.to_str().unwrap();
     world.run(&["store", "passphrase", "--add", "--new-passphrase-file", new]);
-    let unlock = |arguments: &[&str]| crate::common::run(world.locked_command(&[&["unlock"], arguments].concat()));
+    let unlock =
+        |arguments: &[&str]| crate::common::run(world.locked_command(&[&["unlock"], arguments].concat()));
     assert_eq!(unlock(&[]).ok().stdout, "the key store is not locked\n");
     assert_eq!(crate::common::run(world.locked_command(&["lock"])).ok().stdout.lines().count(), 2);
     assert_eq!(world.run(&["lock"]), "the key store had been locked already\n");
@@ -150,24 +167,26 @@ fn a_mount_that_does_not_answer_is_named_and_follows_when_it_does() {
     let second = world.volume("other");
     let (near, far) = (held(&first.join("file")), held(&second.join("file")));
     let stopped = world.process(&second);
-    kill_process(stopped, Signal::STOP).unwrap();
+    let asleep = Stopped::now(stopped);
     let begin = Instant::now();
     let ran = world.try_run(&["lock"]);
-    kill_process(stopped, Signal::CONT).unwrap();
+    drop(asleep);
     assert!(begin.elapsed() < Duration::from_secs(40), "{:?}", begin.elapsed());
     ran.fails(NOT_ALL_LOCKED, &[second.to_str().unwrap(), "may still be readable"]);
     assert_eq!(errno(read(&near)), libc::ENOKEY);
     // It was told, and hears it now.
-    wait_until("the other mount is locked", || read(&far).is_err_and(|e| e.raw_os_error() == Some(libc::ENOKEY)));
+    wait_until("the other mount is locked", || {
+        read(&far).is_err_and(|e| e.raw_os_error() == Some(libc::ENOKEY))
+    });
 
     // Told both while it sleeps, it ends up as the later one says.
-    kill_process(stopped, Signal::STOP).unwrap();
+    let asleep = Stopped::now(stopped);
     let ran = world.try_run(&["unlock"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains("did not answer"), "{ran:?}");
     world.try_run(&["lock"]).fails(NOT_ALL_LOCKED, &["other.mnt"]);
     world.run(&["unlock"]);
-    kill_process(stopped, Signal::CONT).unwrap();
+    drop(asleep);
     wait_until("the other mount is unlocked", || read(&far).is_ok());
     assert_eq!(read(&near).unwrap(), b"before");
 }

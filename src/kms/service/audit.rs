@@ -125,7 +125,8 @@ impl Service {
     pub(super) fn log_own_deed(&self, operation: &str, asked: &[(&str, Parameter<'_>)]) {
         let id = self.audit.setup().ids.next();
         let event = self.general_event(id, Origin::Service, operation, false, asked, &[], None).to_json();
-        let logged = self.audit_place().and_then(|place| self.enter(place, event, Category::Management, None));
+        let logged =
+            self.audit_place().and_then(|place| self.enter(place, event, Category::Management, None));
         if let Err(error) = logged {
             tracing::error!(operation, %error, "not in the audit log");
         }

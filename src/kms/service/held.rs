@@ -1,7 +1,7 @@
 //! One version of a key's material at hand: parsed once, and counted.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 

@@ -26,9 +26,7 @@ use crate::kms::audit::Parameter;
 use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::KeyId;
 use crate::kms::state::Operation;
-use crate::kms::store_api::{
-    LockReason, LockStoreResponse, Locked, UnlockStoreRequest, UnlockStoreResponse,
-};
+use crate::kms::store_api::{LockReason, LockStoreResponse, Locked, UnlockStoreRequest, UnlockStoreResponse};
 use crate::kms::watch::KeyWatcher;
 use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use crate::sync::{Instant, Mutex, thread};
@@ -199,8 +197,7 @@ impl Service {
         });
         // Once more for one that was silent before.
         let drain = self.drain_budget;
-        let mounts =
-            self.watchers.ask(drain + CUT_BUDGET, move |watcher| watcher.lock(drain), unreachable);
+        let mounts = self.watchers.ask(drain + CUT_BUDGET, move |watcher| watcher.lock(drain), unreachable);
         LockStoreResponse { locked, was_locked: before.is_some(), mounts }
     }
 
@@ -243,14 +240,15 @@ impl Service {
         let mut book = self.book.write();
         for (record, material) in contents.keys {
             let Some(entry) = book.keys.get_mut(&record.id) else { continue };
-            let held = material.into_iter().zip(&record.versions).enumerate().map(|(index, (material, version))| {
-                let counts = counts.get(&(record.id, index)).cloned();
-                let held = |material| match counts {
-                    Some(counts) => Held::counted(material, counts),
-                    None => Held::new(material, version.wraps_reserved),
-                };
-                material.map(|material| Arc::new(held(material)))
-            });
+            let held =
+                material.into_iter().zip(&record.versions).enumerate().map(|(index, (material, version))| {
+                    let counts = counts.get(&(record.id, index)).cloned();
+                    let held = |material| match counts {
+                        Some(counts) => Held::counted(material, counts),
+                        None => Held::new(material, version.wraps_reserved),
+                    };
+                    material.map(|material| Arc::new(held(material)))
+                });
             let held = held.collect();
             *entry = Arc::new(Entry::successor(entry, entry.record.clone(), held, self.realm()));
         }

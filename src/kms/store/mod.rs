@@ -29,9 +29,9 @@ mod vault;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
 #[cfg(test)]
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 
 use redb::Database;
 

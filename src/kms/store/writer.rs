@@ -63,8 +63,10 @@ impl Writer {
         image: Image,
         was_left_open: bool,
     ) -> Result<Self, StoreError> {
-        let backup =
-            vault.sealing()?.backup_path(&image)?.map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(&path)));
+        let backup = vault
+            .sealing()?
+            .backup_path(&image)?
+            .map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(&path)));
         let mut writer = Self {
             disk,
             dir: dir.to_owned(),
@@ -169,9 +171,10 @@ impl Writer {
     /// Writes the backup of what was acknowledged, if there is one to keep.
     fn follow_with_backup(&self) {
         let Some(path) = &self.backup else { return };
-        let written = self.vault.sealing().and_then(|sealing| {
-            backup::write(&*self.disk, &sealing, &self.image, path, Over::OwnBackup)
-        });
+        let written = self
+            .vault
+            .sealing()
+            .and_then(|sealing| backup::write(&*self.disk, &sealing, &self.image, path, Over::OwnBackup));
         if let Err(why) = written {
             tracing::warn!(backup = %path.display(), %why, "the backup of the key store is behind");
         }

@@ -163,7 +163,8 @@ fn look_after(
         "LockStore" => return Ok(answer(&service.lock_store(caller)?)?),
         _ => {}
     }
-    let works_locked = matches!(operation, "Status" | "StoreInfo" | "VerifyAudit" | "ListVolumes" | "UnlockStore");
+    let works_locked =
+        matches!(operation, "Status" | "StoreInfo" | "VerifyAudit" | "ListVolumes" | "UnlockStore");
     let carried_out = || match operation {
         _ if !works_locked && service.is_locked() => Err(Refused::ByService(KmsError::locked())),
         "Status" => Ok(answer(&service.status())?),

@@ -85,9 +85,8 @@ impl World {
 }
 
 fn is_locked<T: std::fmt::Debug>(result: Result<T, KmsError>) -> bool {
-    result.is_err_and(|error| {
-        error.kind() == ErrorKind::InvalidState && error.reason() == Some(Reason::Locked)
-    })
+    result
+        .is_err_and(|error| error.kind() == ErrorKind::InvalidState && error.reason() == Some(Reason::Locked))
 }
 
 #[test]
@@ -226,7 +225,9 @@ fn the_owner_alone_locks_and_unlocks_and_the_log_says_so() {
     let events: Vec<(String, String, String)> = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(&line[line.find('{')?..=line.rfind('}')?]).ok())
-        .filter(|event| event["eventName"].as_str().is_some_and(|name| name.ends_with("Store") || name == "DisableKey"))
+        .filter(|event| {
+            event["eventName"].as_str().is_some_and(|name| name.ends_with("Store") || name == "DisableKey")
+        })
         .map(|event| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let reason = text(&event["requestParameters"]["reason"]);
@@ -242,7 +243,8 @@ fn the_owner_alone_locks_and_unlocks_and_the_log_says_so() {
         ("UnlockStore", "", ""),
         ("LockStore", "", "Idle"),
     ];
-    let expected = expected.map(|(name, error, reason)| (name.to_owned(), error.to_owned(), reason.to_owned()));
+    let expected =
+        expected.map(|(name, error, reason)| (name.to_owned(), error.to_owned(), reason.to_owned()));
     assert_eq!(events, expected);
 }
 
@@ -256,8 +258,7 @@ fn what_fell_due_while_locked_is_done_before_mounts_are_let_in() {
     world.import(&request).unwrap();
     let deletion = ScheduleKeyDeletionRequest { key_id: doomed.arn.clone(), pending_window_in_days: Some(7) };
     service.schedule_key_deletion(&world.caller, &deletion).unwrap();
-    let rotation =
-        EnableKeyRotationRequest { key_id: worn.arn.clone(), rotation_period_in_days: Some(90) };
+    let rotation = EnableKeyRotationRequest { key_id: worn.arn.clone(), rotation_period_in_days: Some(90) };
     service.enable_key_rotation(&world.caller, &rotation).unwrap();
     let mount = Arc::new(Mount::default());
     let _guard = service.watch(mount.clone());
@@ -339,10 +340,11 @@ fn random_sequences_end_as_a_model_says() {
     for seed in 0..6_u64 {
         let mut world = World::new();
         let keys = [world.key(), world.key()];
-        let blobs = keys.clone().map(|key| {
-            world.service().generate_data_key(&world.caller, &key.arn, &context()).unwrap().blob
-        });
-        let mount = Arc::new(Mount { holds: keys.iter().map(|k| k.arn.clone()).collect(), ..Mount::default() });
+        let blobs = keys
+            .clone()
+            .map(|key| world.service().generate_data_key(&world.caller, &key.arn, &context()).unwrap().blob);
+        let mount =
+            Arc::new(Mount { holds: keys.iter().map(|k| k.arn.clone()).collect(), ..Mount::default() });
         let mut guard = world.service().watch(mount.clone());
         let (mut locked, mut enabled) = (false, [true; 2]);
         let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
