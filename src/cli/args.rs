@@ -12,6 +12,7 @@ use super::audit_args::{AuditCommand, AuditMode};
 use super::custom_key_store::CustomKeyStoreCommand;
 use super::key_args::KeyCommand;
 use super::key_store::DEFAULT_ALIAS;
+use super::lock::LockWhen;
 use super::serve::Serve;
 use super::settings::idle_timeout;
 use super::store_args::StoreCommand;
@@ -171,6 +172,17 @@ pub(super) enum Command {
     /// over the next time. At the end every header is looked at again, and files that are still wrapped
     /// by an older version are named, with the reason.
     Rewrap(Rewrap),
+    /// Take the key store's keys out of memory, while mounts stay
+    ///
+    /// What programs have written is brought to disk; then no file's contents can be reached until 'kmsfs
+    /// unlock', open files included. Names and attributes can, and files can be renamed and removed. It
+    /// ends with 38 if a mount did not answer.
+    Lock,
+    /// Bring the key store's keys back
+    ///
+    /// Takes the secret as every command does, and hands it to the process that has the key store open.
+    /// Programs that kept their files open go on.
+    Unlock,
     /// Show which key stores and mounts are alive
     ///
     /// Needs no passphrase: it asks the process that has the key store open, if there is one.
@@ -210,8 +222,8 @@ pub(super) struct Mount {
     /// mount's process is killed), and as in mount(8): dev, nodev, suid, nosuid, exec, noexec, atime,
     /// noatime, sync, async, dirsync. Those for fstab(5), such as noauto, user or x-*, are passed over.
     ///
-    /// For use in fstab(5), also keystore=DIR, key_file=FILE, passphrase_file=FILE and
-    /// idle_timeout=DURATION, which mean the same as the options of these names. There is none for a
+    /// For use in fstab(5), also keystore=DIR, key_file=FILE, passphrase_file=FILE,
+    /// idle_timeout=DURATION, lock_after=DURATION and lock_on_suspend, which mean the same as the options of these names. There is none for a
     /// command: a list of options is copied by many programs and is no place for code.
     #[arg(short, long, value_name = "OPT,...")]
     pub(super) options: Vec<String>,
@@ -222,6 +234,8 @@ pub(super) struct Mount {
     /// point itself.
     #[arg(long, value_name = "DURATION", value_parser = idle_timeout)]
     pub(super) idle_timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(super) lock_when: LockWhen,
     /// Absent when a person typed the command
     #[arg(skip)]
     pub(super) from_mount: Option<FromMount>,
@@ -445,7 +459,8 @@ Exit codes:
   34  ended by a signal; the same command goes on
   35  it was not confirmed, so nothing was changed
   36  the number of files that depend on the key is another one, or not certain
-  37  files still depend on that version of the key";
+  37  files still depend on that version of the key
+  38  a mount did not answer when the key store was locked: its files may still be readable";
 
 #[cfg(test)]
 mod tests {

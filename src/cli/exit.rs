@@ -47,6 +47,7 @@ pub(super) enum Code {
     NotConfirmed = 35,
     NotAsExpected = 36,
     StillUsed = 37,
+    NotAllLocked = 38,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.
@@ -140,6 +141,7 @@ impl From<StoreError> for CliError {
             StoreError::NotFound(_) | StoreError::NotAStore(_) => Code::NoKeyStore,
             StoreError::AlreadyExists(_) => Code::NameTaken,
             StoreError::WrongSecret => Code::WrongSecret,
+            StoreError::Locked => Code::KeyState,
             StoreError::InUse { .. } => Code::StoreInUse,
             StoreError::UnknownVersion { .. } | StoreError::Damaged(_) => Code::VolumeFormat,
             StoreError::NoSpace => Code::NoSpace,
@@ -216,6 +218,7 @@ fn code_of(reason: Reason) -> Code {
         Reason::NotBackedUp => Code::NotBackedUp,
         Reason::BadBackup => Code::BadBackup,
         Reason::WrongSecret => Code::WrongSecret,
+        Reason::Locked => Code::KeyState,
         Reason::Audit | Reason::Store => Code::Unexpected,
     }
 }
@@ -228,7 +231,7 @@ impl From<ProviderError> for CliError {
             | ProviderError::PendingDeletion(_)
             | ProviderError::PendingImport(_) => Code::KeyState,
             ProviderError::AccessDenied(_) => Code::Permission,
-            ProviderError::Unavailable(_) => Code::StoreInUse,
+            ProviderError::Unavailable(_) | ProviderError::WouldWait => Code::StoreInUse,
             ProviderError::InvalidCiphertext(_) => Code::VolumeFormat,
             ProviderError::Other(failure) => failure.reason().map_or(Code::Unexpected, code_of),
         };

@@ -22,6 +22,7 @@ mod key_import;
 mod key_rotation;
 mod key_show;
 mod key_store;
+mod lock;
 mod log;
 mod mount;
 mod mount_helper;
@@ -159,6 +160,8 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             rewrap::list(global, &path, key.as_deref(), stale, output)
         }
         Command::File(FileCommand::Info { paths }) => file::info(global, &paths, output),
+        Command::Lock => lock::lock(global, output),
+        Command::Unlock => lock::unlock(global, output),
         Command::Status => status::status(global, output),
         Command::Bench(bench) => bench::bench(&bench, output),
     };

@@ -15,6 +15,7 @@ use super::dead_mount::clear_dead_mount;
 use super::exit::{CliError, CliResult, Code, words};
 use super::handover;
 use super::key_store::{KeyStore, dir, is_served};
+use super::lock::LockWhen;
 use super::log;
 use super::secret::{Purpose, secret};
 use super::settings::Settings;
@@ -24,7 +25,7 @@ use crate::kms::audit::Mode;
 use crate::kms::{UnlockSecret, store_exists};
 use crate::mount::{self, MountOptions, Mounted, Stops};
 use crate::provider::Provider;
-use crate::server::Server;
+use crate::server::{Server, Vigil, Vigilance, asleep};
 use crate::sys::process::{self, Forked};
 
 /// How often an owner of the key store that outlived its mount looks whether it is still needed.
@@ -47,6 +48,7 @@ struct Plan {
     mountpoint: PathBuf,
     options: MountOptions,
     idle_timeout: Option<Duration>,
+    lock_when: LockWhen,
     store: PathBuf,
     /// The key store's secret; absent when another process has the store open.
     secret: Option<UnlockSecret>,
@@ -97,6 +99,7 @@ fn plan(settings: &Settings, mount: &Mount) -> CliResult<Plan> {
         mountpoint,
         options,
         idle_timeout: settings.idle_timeout,
+        lock_when: settings.lock_when,
         store: dir(global)?,
         secret: None,
         log: None,
@@ -202,13 +205,14 @@ fn log_dir(store: &Path) -> PathBuf {
 }
 
 /// Mounts, says that it is ready, and serves until the end.
-fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
+fn serve(mut plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
     let unexpected =
         |what: &str, e: &dyn std::fmt::Display| CliError::new(Code::Unexpected, format!("{what}: {e}"));
     let descriptors = process::raise_descriptor_limit();
     let descriptors = descriptors.map_err(|e| unexpected("raising the limit of open files", &e))?;
-    let store = match &plan.secret {
-        Some(secret) => KeyStore::unlock(&plan.store, secret, plan.audit)?,
+    // Not kept: a locked key store must not be opened with what is left in memory.
+    let store = match plan.secret.take() {
+        Some(secret) => KeyStore::unlock(&plan.store, &secret, plan.audit)?,
         None => KeyStore::Served(crate::provider::SocketClient::new(&plan.store)),
     };
     let provider = store.provider(&plan.store);
@@ -228,6 +232,7 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
         }
         KeyStore::Served(_) => None,
     };
+    let vigil = watch_over(&store, plan.lock_when)?;
     if let Err(error) = fs.announce(&plan.volume) {
         // Else the next mount would take the volume for one that crashed.
         let _ = fs.shut_down();
@@ -266,8 +271,21 @@ fn serve(plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()> {
         notify(&plan, &[NotifyState::Status("unmounted; serving keys to other mounts")]);
         linger(&server, &signalled);
     }
+    drop(vigil);
     ended?;
     Ok(())
+}
+
+/// Has the key store locked when that is wanted, if it is this process that has it open.
+fn watch_over(store: &KeyStore, when: LockWhen) -> CliResult<Option<Vigil>> {
+    let (KeyStore::Own(service), when) = (store, Vigilance::from(when)) else {
+        if Vigilance::from(when) != Vigilance::default() {
+            tracing::warn!("another process has the key store open: when it is locked is that one's to know");
+        }
+        return Ok(None);
+    };
+    let vigil = Vigil::start(Arc::clone(service), when, asleep);
+    vigil.map(Some).map_err(|e| CliError::new(Code::Unexpected, format!("watching over the key store: {e}")))
 }
 
 /// Tells the service manager, if there is one that waits for this process.

@@ -13,13 +13,14 @@ use signal_hook::iterator::Signals;
 use super::args::Global;
 use super::exit::{CliError, CliResult, Code, words};
 use super::key_store::{KeyStore, dir, is_served, no_store};
+use super::lock::LockWhen;
 use super::log;
 use super::output::Output;
 use super::secret::{Purpose, secret};
 use crate::clock::SystemClock;
 use crate::kms::{Realm, Service, StoreError, store_exists};
-use crate::server::Server;
 use crate::server::http::{Certificate, HttpError, HttpServer, Listeners};
+use crate::server::{Server, Vigil, asleep};
 use crate::sys::{activation, process};
 
 /// Name of a socket of the service manager that is for `/healthz` and `/metrics`.
@@ -57,6 +58,8 @@ pub(super) struct Serve {
     /// Account of the key store, 12 digits, in the same way; by default 000000000000
     #[arg(long, value_name = "ID")]
     account: Option<String>,
+    #[command(flatten)]
+    lock_when: LockWhen,
 }
 
 /// What is served where.
@@ -88,6 +91,8 @@ pub(super) fn serve(global: &Global, arguments: &Serve, output: &Output) -> CliR
     let local = Server::start(Arc::clone(&service));
     let local = local.map_err(|e| unexpected("the key service's socket", &e))?;
     let has_tls = certificate.is_some();
+    let vigil = Vigil::start(Arc::clone(&service), arguments.lock_when.into(), asleep);
+    let vigil = vigil.map_err(|e| unexpected("watching over the key store", &e))?;
     let remote = HttpServer::start(service, Arc::new(SystemClock), listeners, certificate)?;
     output.print(&serving, Serving::lines)?;
     let status = format!("serving the key store {}", dir.display());
@@ -109,6 +114,7 @@ pub(super) fn serve(global: &Global, arguments: &Serve, output: &Output) -> CliR
     notify(&[NotifyState::Status("finishing calls"), NotifyState::Stopping]);
     remote.end();
     local.end();
+    drop(vigil);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::args::{Global, Mount};
 use super::exit::{CliError, CliResult, Code};
+use super::lock::LockWhen;
 use crate::mount::{MountOptions, OptionError};
 
 /// Everything that a mount was told.
@@ -13,6 +14,7 @@ pub(super) struct Settings {
     /// The options of every command, with those among the `-o` options, which win.
     pub(super) global: Global,
     pub(super) idle_timeout: Option<Duration>,
+    pub(super) lock_when: LockWhen,
     pub(super) options: MountOptions,
 }
 
@@ -20,7 +22,8 @@ impl Settings {
     /// Reads the options of a mount. Unknown ones are passed over if mount(8) said so.
     pub(super) fn new(global: &Global, mount: &Mount) -> CliResult<Self> {
         let options = MountOptions::default();
-        let mut settings = Self { global: global.clone(), idle_timeout: mount.idle_timeout, options };
+        let (idle_timeout, lock_when) = (mount.idle_timeout, mount.lock_when);
+        let mut settings = Self { global: global.clone(), idle_timeout, lock_when, options };
         let sloppy = mount.from_mount.is_some_and(|from| from.sloppy);
         let mut rest = Vec::new();
         for option in mount.options.iter().flat_map(|list| list.split(',')).filter(|o| !o.is_empty()) {
@@ -41,6 +44,10 @@ impl Settings {
 
     /// Whether an option is one of those that only the program knows, not the mount.
     fn take(&mut self, option: &str) -> CliResult<bool> {
+        if option == "lock_on_suspend" {
+            self.lock_when.lock_on_suspend = true;
+            return Ok(true);
+        }
         let Some((name, value)) = option.split_once('=') else { return Ok(false) };
         let path = || Some(PathBuf::from(value));
         match name {
@@ -55,10 +62,15 @@ impl Settings {
                     "a command is no mount option; give --passphrase-command, or key_file=FILE as option",
                 ));
             }
-            "idle_timeout" => {
+            "idle_timeout" | "lock_after" => {
                 let duration = idle_timeout(value);
-                self.idle_timeout =
-                    Some(duration.map_err(|e| usage(format!("{option}: {e}; give 10m, say")))?);
+                let duration = Some(duration.map_err(|e| usage(format!("{option}: {e}; give 10m, say")))?);
+                let told = if name == "lock_after" {
+                    &mut self.lock_when.lock_after
+                } else {
+                    &mut self.idle_timeout
+                };
+                *told = duration;
             }
             _ => return Ok(false),
         }

@@ -47,7 +47,7 @@ pub(super) fn status(global: &Global, output: &Output) -> CliResult<()> {
     output.print(&status, lines)
 }
 
-fn ask(key_store: &std::path::Path) -> CliResult<StatusResponse> {
+pub(super) fn ask(key_store: &std::path::Path) -> CliResult<StatusResponse> {
     let answer = SocketClient::new(key_store).call(wire::STATUS, &serde_json::json!({}))?;
     serde_json::from_value(answer)
         .map_err(|e| CliError::new(super::exit::Code::Unexpected, format!("the key service's answer: {e}")))
@@ -59,7 +59,14 @@ fn lines(status: &Status) -> Vec<String> {
         Some(service) => {
             let keys: Vec<String> = service.keys.iter().map(|(state, n)| format!("{n} {state}")).collect();
             let swap = if service.memory_locked { "" } else { "; keys may reach swap" };
-            format!("key store {store}: unlocked by process {}; keys: {}{swap}", service.pid, keys.join(", "))
+            let process = service.pid;
+            let state = match service.locked {
+                None => format!("unlocked by process {process}"),
+                Some(locked) => {
+                    format!("locked since {} {}, held by process {process}", locked.since, locked.reason)
+                }
+            };
+            format!("key store {store}: {state}; keys: {}{swap}", keys.join(", "))
         }
         None if status.exists => format!("key store {store}: locked, no process has it open"),
         None => format!("key store {store}: does not exist"),

@@ -22,6 +22,7 @@ use crate::format::head::{Head, Kind};
 use crate::format::slot::Wrapped;
 use crate::format::{DIRECTORY_NAME, Id};
 use crate::names::StoredName;
+use crate::provider::check_waiting;
 use crate::sys::identity::act_as;
 
 /// Permission bits, and the three above them.
@@ -134,6 +135,8 @@ impl Fs {
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
         let asker = self.asker_to_create(by, &parent, name.as_encoded_bytes())?;
+        // Before there is anything to be undone.
+        check_waiting(|| asker.provider.may_wait(Some(&self.key_of_new(&directory))))?;
         let dir = parent.fd()?;
         let disk = &self.volume.disk;
         let _changing = self.changing.read();
@@ -164,6 +167,12 @@ impl Fs {
         made
     }
 
+    /// The master key of a new file in a directory.
+    fn key_of_new(&self, directory: &Directory) -> String {
+        let assigned = directory.assigned_key();
+        if assigned.is_empty() { self.volume.default_key() } else { assigned }
+    }
+
     /// Writes the header of a file in an empty backing file, under a new data key of the
     /// directory's master key.
     pub(super) fn begin_file(
@@ -172,8 +181,7 @@ impl Fs {
         file: DiskFile,
         asker: &Asker,
     ) -> FsResult<OpenFile> {
-        let assigned = directory.assigned_key();
-        let key = if assigned.is_empty() { self.volume.default_key() } else { assigned };
+        let key = self.key_of_new(directory);
         let gate = self.gates.of(&key);
         gate.check_program()?;
         let head = Head::new(Kind::File, self.volume.id, Id::random()?, directory.id);

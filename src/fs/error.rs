@@ -29,6 +29,12 @@ impl FsError {
         Self { errno: libc::EIO, reason: Some(reason.into()) }
     }
 
+    /// Whether nothing was done because the thread must not wait for the key service.
+    pub fn would_wait(&self) -> bool {
+        let reason = self.reason.as_ref().and_then(|reason| reason.downcast_ref());
+        matches!(reason, Some(ProviderError::WouldWait))
+    }
+
     /// The errno, positive.
     pub fn errno(&self) -> i32 {
         self.errno
@@ -105,7 +111,7 @@ impl From<ProviderError> for FsError {
             ProviderError::PendingImport(_) => libc::EKEYEXPIRED,
             ProviderError::NotFound(_) => libc::EKEYREJECTED,
             ProviderError::AccessDenied(_) => libc::EACCES,
-            ProviderError::Unavailable(_) => libc::ENOKEY,
+            ProviderError::Unavailable(_) | ProviderError::WouldWait => libc::ENOKEY,
             ProviderError::InvalidCiphertext(_) | ProviderError::Other(_) => libc::EIO,
         };
         Self { errno, reason: Some(Box::new(error)) }

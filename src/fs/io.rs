@@ -9,7 +9,6 @@ use super::open_file::{Handle, OpenFile};
 use super::privileges::{drop_privileges, drop_set_ids};
 use super::{Asker, FileKind, Fs, FsError, FsResult, Requester};
 use crate::kms::FileAccess;
-use crate::sync::atomic::Ordering;
 
 /// Unsynced directory records beyond which one flush of the whole filesystem is cheaper.
 const MANY_RECORDS: usize = 8;
@@ -112,7 +111,7 @@ impl Fs {
             let file = handle.open.for_writing()?;
             let keys = handle.keys(self, access)?;
             if from_cache {
-                handle.open.gate.read().write_backs.fetch_add(1, Ordering::Relaxed);
+                handle.open.gate.read().count_write_back();
             }
             file.write(&keys, offset, data, |newest| self.next_epoch(newest))
         })();
@@ -205,6 +204,7 @@ impl Fs {
         write: bool,
         asker: Asker,
     ) -> u64 {
+        self.usage.note();
         let fh = self.new_handle_number();
         let handle = Handle { inode, open, write, uid: by.uid, asker };
         self.handles.write().insert(fh, Arc::new(handle));

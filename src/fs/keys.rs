@@ -21,26 +21,36 @@ pub(super) enum Access {
     WriteBack,
 }
 
-/// Whether a master key's files are accessible. Closing goes by way of draining.
+/// Something that opens and closes. Closing goes by way of draining.
 #[derive(Default)]
-pub(super) struct Gate {
+pub(super) struct Door {
     /// 0 open; an errno: cut; its negative: draining, to be cut with it.
     state: AtomicI32,
-    /// Writes that arrived from the kernel's cache.
-    pub(super) write_backs: AtomicU64,
+    /// Writes that came through from the kernel's cache.
+    write_backs: AtomicU64,
+}
+
+/// Whether a master key's files are accessible: its own door is open, and that of the whole store.
+pub(super) struct Gate {
+    own: Door,
+    whole: Arc<Door>,
 }
 
 /// All gates, by the key's id. A gate stays for the life of the mount.
 #[derive(Default)]
-pub(super) struct Gates(Mutex<HashMap<String, Arc<Gate>>>);
+pub(super) struct Gates {
+    gates: Mutex<HashMap<String, Arc<Gate>>>,
+    /// Closed while the key store is locked.
+    whole: Arc<Door>,
+}
 
-impl Gate {
+impl Door {
     pub(super) fn open(&self) {
         self.state.store(0, Ordering::SeqCst);
     }
 
     pub(super) fn drain(&self, errno: i32) {
-        // A key that is cut stays so.
+        // What is cut stays so.
         let _ = self.state.compare_exchange(0, -errno, Ordering::SeqCst, Ordering::SeqCst);
     }
 
@@ -52,8 +62,8 @@ impl Gate {
         self.state.load(Ordering::SeqCst) > 0
     }
 
-    pub(super) fn check_program(&self) -> FsResult<()> {
-        self.check(Access::Program)
+    pub(super) fn write_backs(&self) -> u64 {
+        self.write_backs.load(Ordering::SeqCst)
     }
 
     fn check(&self, access: Access) -> FsResult<()> {
@@ -65,11 +75,44 @@ impl Gate {
     }
 }
 
+impl Gate {
+    /// The key's own door.
+    pub(super) fn door(&self) -> &Door {
+        &self.own
+    }
+
+    /// Whether nothing comes through, whichever door it is.
+    pub(super) fn is_cut(&self) -> bool {
+        self.own.is_cut() || self.whole.is_cut()
+    }
+
+    /// Counts a write that arrived from the kernel's cache.
+    pub(super) fn count_write_back(&self) {
+        self.own.write_backs.fetch_add(1, Ordering::Relaxed);
+        self.whole.write_backs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn check_program(&self) -> FsResult<()> {
+        self.check(Access::Program)
+    }
+
+    fn check(&self, access: Access) -> FsResult<()> {
+        // A key that is cut by itself stays so when the store is unlocked, and says why.
+        self.own.check(access)?;
+        self.whole.check(access)
+    }
+}
+
 impl Gates {
-    /// The ids of the keys that are cut off.
+    /// The door of the whole store.
+    pub(super) fn whole(&self) -> &Door {
+        &self.whole
+    }
+
+    /// The ids of the keys that are cut off by themselves.
     pub(super) fn cut(&self) -> Vec<String> {
-        let gates = self.0.lock();
-        gates.iter().filter(|(_, gate)| gate.is_cut()).map(|(key, _)| key.clone()).collect()
+        let gates = self.gates.lock();
+        gates.iter().filter(|(_, gate)| gate.own.is_cut()).map(|(key, _)| key.clone()).collect()
     }
 
     /// The gate of the master key with this ARN.
@@ -80,11 +123,11 @@ impl Gates {
     /// The gate of the master key with this id; made if nobody asked for it before, so that a cut
     /// also stops those who are just about to use the key for the first time.
     pub(super) fn of_key(&self, key: &str) -> Arc<Gate> {
-        let mut gates = self.0.lock();
+        let mut gates = self.gates.lock();
         if let Some(gate) = gates.get(key) {
             return Arc::clone(gate);
         }
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Gate { own: Door::default(), whole: Arc::clone(&self.whole) });
         gates.insert(key.to_owned(), Arc::clone(&gate));
         gate
     }

@@ -29,6 +29,7 @@ mod rewrap;
 mod sealed_xattr;
 mod settler;
 mod symlink;
+mod usage;
 mod volume;
 mod volume_page;
 mod watcher;
@@ -70,6 +71,7 @@ use open_file::Handle;
 use readdir::Listing;
 use recount::Recounts;
 use settler::Settler;
+use usage::Usage;
 
 /// Inode number of the root, as FUSE wants it.
 pub const ROOT_INO: u64 = 1;
@@ -110,6 +112,7 @@ pub struct Fs {
     key_access: KeyAccess,
     cache: KeyCache,
     gates: Gates,
+    usage: Usage,
     inodes: InodeTable,
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
     listings: Mutex<HashMap<u64, Arc<Listing>>>,
@@ -156,6 +159,7 @@ impl Fs {
             key_access: KeyAccess::default(),
             cache: KeyCache::new(CacheSettings::default()),
             gates: Gates::default(),
+            usage: Usage::default(),
             inodes: InodeTable::new(&volume, descriptors / 2)?,
             handles: RwLock::default(),
             listings: Mutex::default(),

@@ -47,6 +47,7 @@ pub(super) struct Handle {
 impl Handle {
     /// The file's keys, unwrapped for who opened it if they were taken away.
     pub(super) fn keys(&self, fs: &Fs, access: Access) -> FsResult<KeysInUse<'_>> {
+        fs.usage.note();
         self.open.keys(fs, access, &self.asker)
     }
 }

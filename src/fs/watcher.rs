@@ -2,7 +2,8 @@
 //!
 //! *Draining* refuses programs but still takes what the kernel writes back; the caches of every
 //! file of the key are written back and dropped, until no more writes arrive. *Cutting* refuses
-//! everything, takes the data keys away and drops what was cached in between.
+//! everything, takes the data keys away and drops what was cached in between. When the key store is
+//! locked, both are done to the files of all keys at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,13 +11,12 @@ use std::time::Duration;
 
 use super::error::errno_of_state;
 use super::inode::Inode;
-use super::keys::Gate;
+use super::keys::{Door, Gate};
 use super::open_file::OpenFile;
 use super::{Counts, Fs, Wrapping};
 use crate::kms::{
     CutReport, KeyId, KeyState, KeyWatcher, MountStatus, OpenHandles, Unwritten, VolumeFiles, WrappedFiles,
 };
-use crate::sync::atomic::Ordering;
 use crate::sync::{Instant, mpsc, thread};
 
 /// Versions of keys, and users of keys, that are listed at most: a status has to fit into a message.
@@ -48,6 +48,8 @@ impl KeyWatcher for Watcher {
             pid: std::process::id(),
             read_only: fs.volume.read_only,
             open_files,
+            locked: fs.gates.whole().is_cut(),
+            unused_ms: u64::try_from(fs.unused().as_millis()).ok(),
             handles: fs.open_handles(),
             files: fs.volume_files(),
         }
@@ -66,40 +68,45 @@ impl KeyWatcher for Watcher {
     fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
         let fs = &self.0;
         let gate = fs.gates.of_key(&key.to_string());
-        gate.drain(errno_of_state(Some(KeyState::Disabled)));
-        let deadline = Instant::now() + budget;
-        let mut late = Vec::new();
-        for _ in 0..MAX_PASSES {
-            let written = gate.write_backs.load(Ordering::SeqCst);
-            late = fs.invalidate(&fs.files_of(&gate), deadline);
-            if gate.write_backs.load(Ordering::SeqCst) == written || Instant::now() >= deadline {
-                break;
-            }
-        }
-        fs.report(&gate, &late)
+        gate.door().drain(errno_of_state(Some(KeyState::Disabled)));
+        let late = fs.drain(gate.door(), budget, || fs.files_of(&gate));
+        fs.report(&fs.files_of(&gate), &late)
     }
 
     fn cut(&self, key: &KeyId, state: Option<KeyState>) -> CutReport {
         let fs = &self.0;
         let gate = fs.gates.of_key(&key.to_string());
-        gate.cut(errno_of_state(state));
+        gate.door().cut(errno_of_state(state));
         fs.cache.evict_key(key);
-        let files = fs.files_of(&gate);
-        let report = fs.report(&gate, &[]);
-        for (_, open) in &files {
-            // Waits for the operations that hold the keys.
-            open.keys.write().take();
-        }
-        let late = fs.invalidate(&files, Instant::now() + CUT_BUDGET);
-        if !late.is_empty() {
-            tracing::warn!("{} files may still have cached pages", late.len());
-        }
-        report
+        fs.take_keys(&fs.files_of(&gate))
     }
 
     fn restore(&self, key: &KeyId) {
-        self.0.gates.of_key(&key.to_string()).open();
+        self.0.gates.of_key(&key.to_string()).door().open();
     }
+
+    fn lock(&self, budget: Duration) -> CutReport {
+        let fs = &self.0;
+        let door = fs.gates.whole();
+        door.drain(LOCKED);
+        let late = fs.drain(door, budget, || fs.open_files());
+        door.cut(LOCKED);
+        fs.cache.clear();
+        let mut report = fs.take_keys(&fs.open_files());
+        report.unwritten = unwritten(&late);
+        report
+    }
+
+    fn unlock(&self) {
+        self.0.gates.whole().open();
+    }
+}
+
+/// What a program sees of a file while the key store is locked.
+const LOCKED: i32 = libc::ENOKEY;
+
+fn unwritten(late: &[Arc<Inode>]) -> Vec<Unwritten> {
+    late.iter().map(|inode| Unwritten { file: inode.path(), bytes: 0 }).collect()
 }
 
 pub(super) type OpenInode = (Arc<Inode>, Arc<OpenFile>);
@@ -160,6 +167,35 @@ impl Fs {
         self.open_files().into_iter().filter(|(_, open)| Arc::ptr_eq(&open.gate(), gate)).collect()
     }
 
+    /// Has the kernel write back what it holds of files whose door is draining; answers those for which
+    /// that took too long.
+    fn drain(&self, door: &Door, budget: Duration, files: impl Fn() -> Vec<OpenInode>) -> Vec<Arc<Inode>> {
+        let deadline = Instant::now() + budget;
+        let mut late = Vec::new();
+        for _ in 0..MAX_PASSES {
+            let written = door.write_backs();
+            late = self.invalidate(&files(), deadline);
+            if door.write_backs() == written || Instant::now() >= deadline {
+                break;
+            }
+        }
+        late
+    }
+
+    /// Takes the keys of files away that are cut, and what was cached of them meanwhile.
+    fn take_keys(&self, files: &[OpenInode]) -> CutReport {
+        let report = self.report(files, &[]);
+        for (_, open) in files {
+            // Waits for the operations that hold the keys.
+            open.keys.write().take();
+        }
+        let late = self.invalidate(files, Instant::now() + CUT_BUDGET);
+        if !late.is_empty() {
+            tracing::warn!("{} files may still have cached pages", late.len());
+        }
+        report
+    }
+
     /// Writes back and drops the kernel's pages of files; answers those for which that took too
     /// long. On a thread of its own, for the kernel may wait for us in turn.
     fn invalidate(&self, files: &[OpenInode], deadline: Instant) -> Vec<Arc<Inode>> {
@@ -187,15 +223,14 @@ impl Fs {
         late.into_values().collect()
     }
 
-    fn report(&self, gate: &Arc<Gate>, late: &[Arc<Inode>]) -> CutReport {
-        let files = self.files_of(gate);
+    fn report(&self, files: &[OpenInode], late: &[Arc<Inode>]) -> CutReport {
         let in_use = files.iter().map(|(inode, _)| inode.opening().handles).filter(|&n| n > 0);
         let (count, handles) = in_use.fold((0, 0), |(files, handles), n| (files + 1, handles + n));
         CutReport {
             mount: self.mountpoint.display().to_string(),
             files: count,
             handles,
-            unwritten: late.iter().map(|inode| Unwritten { file: inode.path(), bytes: 0 }).collect(),
+            unwritten: unwritten(late),
             unreachable: false,
         }
     }

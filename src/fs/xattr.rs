@@ -243,7 +243,11 @@ impl Fs {
     /// What is known about a file; without its key, what its header says in public.
     fn file_info(&self, inode: &Arc<Inode>) -> FsResult<FileInfo> {
         let stored_size = self.volume.disk.stat(&*inode.fd()?)?.st_size.cast_unsigned();
-        if let Ok(open) = self.open_file(inode, false, &self.itself()) {
+        let opened = match self.open_file(inode, false, &self.itself()) {
+            Err(error) if error.would_wait() => return Err(error),
+            opened => opened.ok(),
+        };
+        if let Some(open) = opened {
             let (head, wrapped) = (open.sealed.head(), open.sealed.wrapped());
             let info = FileInfo {
                 volume_id: head.volume.to_string(),

@@ -224,6 +224,8 @@ pub enum Reason {
     BadBackup,
     /// The secret opens no unlock slot.
     WrongSecret,
+    /// The key store is locked.
+    Locked,
     /// The call cannot be logged, so it is refused.
     Audit,
     /// Another failure of the store, which its message explains.
@@ -249,6 +251,13 @@ impl KmsError {
     /// A parameter is missing, malformed or out of bounds.
     pub fn validation(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Validation, message)
+    }
+
+    /// The key store is locked. AWS has no such state; the exception is the one for a key that cannot be
+    /// used as things are, which clients do not repeat by themselves.
+    pub fn locked() -> Self {
+        let message = "the key store is locked: unlock it with 'kmsfs unlock', then retry";
+        Self::new(ErrorKind::InvalidState, message).because(Reason::Locked)
     }
 
     /// This error, naming the state of the key that caused it.

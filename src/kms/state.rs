@@ -167,6 +167,12 @@ impl Operation {
         )
     }
 
+    /// Whether the operation cannot be done while the key store is locked: it uses key material, decides
+    /// on such a use, or writes to the store.
+    pub fn needs_unlocked_store(self) -> bool {
+        self.is_cryptographic() || self.writes_store() || self == Self::GenerateRandom
+    }
+
     /// Whether the operation changes a key's rotation.
     fn is_rotation(self) -> bool {
         matches!(self, Self::EnableKeyRotation | Self::DisableKeyRotation | Self::RotateKeyOnDemand)

@@ -9,6 +9,7 @@ use super::encoding::SecretBytes;
 use super::error::KmsError;
 use super::id::KeyId;
 use super::store::UnlockSecret;
+use super::watch::CutReport;
 use crate::secret::Passphrase;
 
 /// Answer of Kmsfs.StoreInfo.
@@ -180,6 +181,71 @@ pub struct RemoveUnlockSlotRequest {
     pub current: SecretMessage,
     /// The slot to remove.
     pub number: u32,
+}
+
+/// Why a key store is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockReason {
+    /// Somebody said so.
+    Command,
+    /// Nobody used a key for so long.
+    Idle,
+    /// The machine had been suspended.
+    Suspend,
+}
+
+impl std::fmt::Display for LockReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Command => "by command",
+            Self::Idle => "as nobody used it",
+            Self::Suspend => "as the machine had been suspended",
+        })
+    }
+}
+
+/// That a key store is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Locked {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why.
+    pub reason: LockReason,
+}
+
+/// Parameters of Kmsfs.LockStore.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockStoreRequest {}
+
+/// Answer of Kmsfs.LockStore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LockStoreResponse {
+    /// Since when, and why.
+    pub locked: Locked,
+    /// Whether it was locked before.
+    pub was_locked: bool,
+    /// What was cut off, and the mounts that did not answer.
+    pub mounts: Vec<CutReport>,
+}
+
+/// Parameters of Kmsfs.UnlockStore.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct UnlockStoreRequest {
+    /// A secret that opens the store.
+    pub secret: SecretMessage,
+}
+
+/// Answer of Kmsfs.UnlockStore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct UnlockStoreResponse {
+    /// Whether it was locked. If not, the secret was not looked at.
+    pub was_locked: bool,
+    /// Mounts that did not answer; they follow when they do.
+    pub silent: Vec<String>,
 }
 
 impl SecretMessage {

@@ -40,6 +40,13 @@ pub trait KeyWatcher: Send + Sync {
 
     /// The key is usable (again).
     fn restore(&self, key: &KeyId);
+
+    /// The store is locked: writes back what is dirty under any key, within `budget`, then refuses
+    /// everything and drops all data keys and cached pages. May come twice.
+    fn lock(&self, budget: Duration) -> CutReport;
+
+    /// The store is unlocked (again). Keys that are cut by themselves stay so.
+    fn unlock(&self);
 }
 
 /// What one mount cut off.
@@ -82,6 +89,11 @@ pub struct MountStatus {
     pub read_only: bool,
     /// Open files by the full name of their master key.
     pub open_files: BTreeMap<String, u64>,
+    /// It refuses everything that needs a data key, for the store is or was locked.
+    pub locked: bool,
+    /// Milliseconds for which no file was opened, read or written; absent where nobody knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unused_ms: Option<u64>,
     /// Open handles, by master key and user.
     pub handles: Vec<OpenHandles>,
     /// What wraps the volume's files.

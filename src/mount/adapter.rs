@@ -18,6 +18,7 @@ use fuser::{
 use super::convert::{file_type, requester, set_time, to_fuse};
 use super::gate;
 use super::reply::{self, GENERATION, TTL, break_if, run};
+use super::waiting;
 use crate::fs::{Allocate, Fs, FsError, NewMode, RenameMode, SetAttr, Whence};
 
 /// Largest request in bytes.
@@ -110,7 +111,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        reply::attr(reply, || self.fs.setattr(requester(req), ino.0, fh.map(|fh| fh.0), &set));
+        let (fs, by) = (Arc::clone(&self.fs), requester(req));
+        waiting::answer(reply, move || fs.setattr(by, ino.0, fh.map(|fh| fh.0), &set), reply::answer_attr);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -130,8 +132,9 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let (fs, by, name) = (Arc::clone(&self.fs), requester(req), name.to_owned());
         let mode = NewMode { mode, umask };
-        reply::entry(reply, || self.fs.mknod(requester(req), parent.0, name, mode, rdev));
+        waiting::answer(reply, move || fs.mknod(by, parent.0, &name, mode, rdev), reply::answer_entry);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
@@ -179,10 +182,15 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        match run(|| self.fs.open_for(requester(req), ino.0, write)) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE),
-            Err(errno) => reply.error(errno),
-        }
+        let (fs, by) = (Arc::clone(&self.fs), requester(req));
+        waiting::answer(
+            reply,
+            move || fs.open_for(by, ino.0, write),
+            |reply, opened| match opened {
+                Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE),
+                Err(errno) => reply.error(errno),
+            },
+        );
     }
 
     fn create(
@@ -195,14 +203,16 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        let (fs, by, name) = (Arc::clone(&self.fs), requester(req), name.to_owned());
         let mode = NewMode { mode, umask };
-        match run(|| self.fs.create(requester(req), parent.0, name, mode)) {
+        let create = move || fs.create(by, parent.0, &name, mode);
+        waiting::answer(reply, create, |reply: ReplyCreate, created| match created {
             Ok((attr, fh)) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;
                 reply.created(&TTL, &to_fuse(&attr), GENERATION, FileHandle(fh), flags);
             }
             Err(errno) => reply.error(errno),
-        }
+        });
     }
 
     fn read(
@@ -220,9 +230,22 @@ impl Filesystem for Adapter {
             if buffer.len() < size as usize {
                 buffer.resize(size as usize, 0);
             }
-            match run(|| self.fs.read(fh.0, offset, &mut buffer[..size as usize])) {
-                Ok(len) => reply.data(&buffer[..len]),
-                Err(errno) => reply.error(errno),
+            match waiting::attempt(|| self.fs.read(fh.0, offset, &mut buffer[..size as usize])) {
+                Some(Ok(len)) => reply.data(&buffer[..len]),
+                Some(Err(errno)) => reply.error(errno),
+                None => {
+                    let fs = Arc::clone(&self.fs);
+                    let read = move || {
+                        let mut buffer = vec![0; size as usize];
+                        let len = fs.read(fh.0, offset, &mut buffer)?;
+                        buffer.truncate(len);
+                        Ok(buffer)
+                    };
+                    waiting::elsewhere(reply, read, |reply: ReplyData, read| match read {
+                        Ok(data) => reply.data(&data),
+                        Err(errno) => reply.error(errno),
+                    });
+                }
             }
         });
     }
@@ -241,9 +264,18 @@ impl Filesystem for Adapter {
     ) {
         let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let drop_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| requester(req));
-        match run(|| self.fs.write(fh.0, offset, data, from_cache, drop_suid)) {
-            Ok(()) => reply.written(data.len() as u32),
+        let answer = |reply: ReplyWrite, written| match written {
+            Ok(len) => reply.written(len),
             Err(errno) => reply.error(errno),
+        };
+        let len = data.len() as u32;
+        match waiting::attempt(|| self.fs.write(fh.0, offset, data, from_cache, drop_suid)) {
+            Some(written) => answer(reply, written.map(|()| len)),
+            None => {
+                let (fs, data) = (Arc::clone(&self.fs), data.to_vec());
+                let write = move || fs.write(fh.0, offset, &data, from_cache, drop_suid).map(|()| len);
+                waiting::elsewhere(reply, write, answer);
+            }
         }
     }
 
@@ -356,12 +388,16 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply::empty(reply, || self.fs.setxattr(requester(req), ino.0, name, value, flags));
+        let (fs, by, name, value) = (Arc::clone(&self.fs), requester(req), name.to_owned(), value.to_vec());
+        let set = move || fs.setxattr(by, ino.0, &name, &value, flags);
+        waiting::answer(reply, set, reply::answer_empty);
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (fs, by, name) = (Arc::clone(&self.fs), requester(req), name.to_owned());
+        let get = move || fs.getxattr_for(by, ino.0, &name);
         gate::looking_if(ino == INodeNo::ROOT, || {
-            reply::xattr(reply, size, || self.fs.getxattr_for(requester(req), ino.0, name));
+            waiting::answer(reply, get, move |reply, value| reply::answer_xattr(reply, size, value));
         });
     }
 
@@ -395,7 +431,8 @@ impl Filesystem for Adapter {
             ZERO_KEEP => Allocate::ZeroRangeKeepSize,
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
-        reply::empty(reply, || self.fs.fallocate(requester(req), fh.0, offset, length, how));
+        let (fs, by) = (Arc::clone(&self.fs), requester(req));
+        waiting::answer(reply, move || fs.fallocate(by, fh.0, offset, length, how), reply::answer_empty);
     }
 
     fn ioctl(

@@ -9,6 +9,7 @@ mod options;
 mod privileged;
 mod reply;
 mod table;
+mod waiting;
 
 use std::io;
 use std::path::Path;

@@ -15,45 +15,70 @@ pub(super) const TTL: Duration = Duration::from_secs(3600);
 /// Inode numbers are never reused while the kernel knows them.
 pub(super) const GENERATION: Generation = Generation(0);
 
+/// What an operation came to; an error of its own if there is no mount any more, or if it panicked.
+pub(super) type Done<T> = Result<FsResult<T>, Errno>;
+
 /// Runs an operation; a panic in it, which is a bug, is an error of this one request.
 pub(super) fn run<T>(operation: impl FnOnce() -> FsResult<T>) -> Result<T, Errno> {
+    finish(run_raw(AssertUnwindSafe(operation)))
+}
+
+/// As [`run`], with the filesystem's own error.
+pub(super) fn run_raw<T>(operation: AssertUnwindSafe<impl FnOnce() -> FsResult<T>>) -> Done<T> {
     let _entered = gate::enter().ok_or(Errno::ENOTCONN)?;
-    match catch_unwind(AssertUnwindSafe(operation)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => {
-            tracing::debug!("{error}");
-            Err(Errno::from_i32(error.errno()))
-        }
-        Err(_) => {
-            tracing::error!("a request failed unexpectedly; please report this");
-            Err(Errno::EIO)
-        }
-    }
+    catch_unwind(operation).map_err(|_| {
+        tracing::error!("a request failed unexpectedly; please report this");
+        Errno::EIO
+    })
+}
+
+/// What the kernel is told.
+pub(super) fn finish<T>(done: Done<T>) -> Result<T, Errno> {
+    done?.map_err(|error| {
+        tracing::debug!("{error}");
+        Errno::from_i32(error.errno())
+    })
 }
 
 pub(super) fn empty(reply: ReplyEmpty, operation: impl FnOnce() -> FsResult<()>) {
-    match run(operation) {
+    answer_empty(reply, run(operation));
+}
+
+pub(super) fn answer_empty(reply: ReplyEmpty, done: Result<(), Errno>) {
+    match done {
         Ok(()) => reply.ok(),
         Err(errno) => reply.error(errno),
     }
 }
 
 pub(super) fn entry(reply: ReplyEntry, operation: impl FnOnce() -> FsResult<Attr>) {
-    match run(operation) {
+    answer_entry(reply, run(operation));
+}
+
+pub(super) fn answer_entry(reply: ReplyEntry, done: Result<Attr, Errno>) {
+    match done {
         Ok(attr) => reply.entry(&TTL, &to_fuse(&attr), GENERATION),
         Err(errno) => reply.error(errno),
     }
 }
 
 pub(super) fn attr(reply: ReplyAttr, operation: impl FnOnce() -> FsResult<Attr>) {
-    match run(operation) {
+    answer_attr(reply, run(operation));
+}
+
+pub(super) fn answer_attr(reply: ReplyAttr, done: Result<Attr, Errno>) {
+    match done {
         Ok(attr) => reply.attr(&TTL, &to_fuse(&attr)),
         Err(errno) => reply.error(errno),
     }
 }
 
 pub(super) fn xattr(reply: ReplyXattr, size: u32, operation: impl FnOnce() -> FsResult<Vec<u8>>) {
-    match run(operation) {
+    answer_xattr(reply, size, run(operation));
+}
+
+pub(super) fn answer_xattr(reply: ReplyXattr, size: u32, done: Result<Vec<u8>, Errno>) {
+    match done {
         Ok(value) if size == 0 => reply.size(value.len() as u32),
         Ok(value) if value.len() <= size as usize => reply.data(&value),
         Ok(_) => reply.error(Errno::ERANGE),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
-use super::{Provider, ProviderError};
+use super::{Provider, ProviderError, check_waiting};
 use crate::crypto::kdf::{DIGEST_LEN, sha256};
 use crate::kms::{Blob, EncryptionContext, KeyId};
 use crate::secret::Key;
@@ -114,6 +114,7 @@ impl KeyCache {
             if let Some(key) = inner.fresh(&digest, self.max_age) {
                 return Ok(key);
             }
+            check_waiting(|| provider.may_wait(master(blob).as_deref()))?;
             if let Some(flight) = inner.flights.get(&digest) {
                 let flight = Arc::clone(flight);
                 drop(inner);
@@ -146,13 +147,14 @@ impl KeyCache {
                 if let Some(key) = inner.fresh(&digest, self.max_age) {
                     return Ok(key);
                 }
+                check_waiting(|| provider.may_wait(master(blob).as_deref()))?;
                 inner.evictions
             };
             let since = Instant::now();
             let key = Arc::new(provider.unwrap(blob, context)?.plaintext);
             let mut inner = self.inner.lock();
             if inner.evictions == evictions {
-                inner.keys.put(digest, Cached { key: Arc::clone(&key), master: master(blob), since });
+                inner.keys.put(digest, Cached { key: Arc::clone(&key), master: master_id(blob), since });
                 return Ok(key);
             }
         }
@@ -178,7 +180,7 @@ impl KeyCache {
             if inner.evictions != evictions {
                 continue;
             }
-            let cached = Cached { key: Arc::clone(&key), master: master(&made.blob), since };
+            let cached = Cached { key: Arc::clone(&key), master: master_id(&made.blob), since };
             inner.keys.put(digest(&made.blob, context), cached);
             return Ok(CachedDataKey {
                 key,
@@ -246,7 +248,7 @@ impl Inner {
 
 impl Flight {
     fn new(blob: &[u8]) -> Self {
-        Self { master: master(blob), state: Mutex::default(), landed: Condvar::new() }
+        Self { master: master_id(blob), state: Mutex::default(), landed: Condvar::new() }
     }
 
     fn wait(&self) -> Result<Arc<Key>, ProviderError> {
@@ -310,8 +312,13 @@ fn gave_up() -> ProviderError {
     )
 }
 
-fn master(blob: &[u8]) -> Option<KeyId> {
+fn master_id(blob: &[u8]) -> Option<KeyId> {
     Blob::parse(blob).ok().map(|blob| blob.head.key)
+}
+
+/// The id of the master key that wrapped a data key, if it says so.
+pub(super) fn master(blob: &[u8]) -> Option<String> {
+    master_id(blob).map(|id| id.to_string())
 }
 
 fn digest(blob: &[u8], context: &EncryptionContext) -> Digest {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Provider, ProviderError};
+use super::cache::master;
+use super::{Provider, ProviderError, check_waiting};
 use crate::kms::api::{
     AuthorizeOpenRequest, CreateKeyRequest, KeyRequest, NoteVolumeRequest, ReEncryptRequest,
 };
@@ -26,6 +27,10 @@ impl Embedded {
 }
 
 impl Provider for Embedded {
+    fn may_wait(&self, key: Option<&str>) -> bool {
+        key.is_none_or(|key| self.service.asks_elsewhere(key))
+    }
+
     fn generate_data_key(&self, key: &str, context: &EncryptionContext) -> Result<DataKey, ProviderError> {
         Ok(self.service.generate_data_key(&self.caller, key, context)?)
     }
@@ -35,6 +40,7 @@ impl Provider for Embedded {
     }
 
     fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError> {
+        check_waiting(|| self.may_wait(Some(key)) || self.may_wait(master(blob).as_deref()))?;
         let request = same_context(blob, context, key);
         Ok(self.service.re_encrypt(&self.caller, &request)?.ciphertext_blob)
     }

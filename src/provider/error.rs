@@ -26,6 +26,9 @@ pub enum ProviderError {
     /// The key service is locked or away. Worth another try later.
     #[error("{0}")]
     Unavailable(String),
+    /// Somebody elsewhere has to be asked, by a thread that must not wait. Nothing was done.
+    #[error("the key service would have to be waited for")]
+    WouldWait,
     /// The wrapped key or its context is not authentic.
     #[error("{0}")]
     InvalidCiphertext(String),
@@ -58,6 +61,9 @@ impl From<String> for Failure {
 impl From<KmsError> for ProviderError {
     fn from(error: KmsError) -> Self {
         if let Some(reason) = error.reason() {
+            if reason == Reason::Locked {
+                return Self::Unavailable(error.message().to_owned());
+            }
             return Self::Other(Failure { message: error.message().to_owned(), reason: Some(reason) });
         }
         let message = format!("{error}; {}", error.hint());

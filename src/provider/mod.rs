@@ -4,6 +4,7 @@ pub mod cache;
 mod client;
 mod embedded;
 mod error;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -14,10 +15,17 @@ pub use cache::{CacheSettings, CachedDataKey, KeyCache};
 pub use client::{CALL_TIMEOUT, SocketClient};
 pub use embedded::Embedded;
 pub use error::{Failure, ProviderError};
+pub use waiting::{check as check_waiting, without_waiting};
 
 /// A source of data keys. May be used from any thread; no call hangs: one that cannot be answered
 /// in time fails with [`ProviderError::Unavailable`].
 pub trait Provider: Send + Sync {
+    /// Whether a use of `key` (id or ARN; `None` where that is not known) may take longer than a lock is
+    /// held, as somebody elsewhere is asked.
+    fn may_wait(&self, _key: Option<&str>) -> bool {
+        false
+    }
+
     /// A fresh data key under `key` (id, ARN or alias), bound to `context`.
     ///
     /// # Errors

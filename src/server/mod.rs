@@ -9,6 +9,7 @@
 mod connection;
 pub mod http;
 mod mounts;
+mod vigil;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::kms::{Service, socket};
+
+pub use vigil::{Vigil, Vigilance, asleep};
 
 /// Most connections at a time; further ones are refused.
 pub const MAX_CONNECTIONS: usize = 256;

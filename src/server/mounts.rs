@@ -140,6 +140,15 @@ impl KeyWatcher for RemoteMount {
     fn restore(&self, key: &KeyId) {
         self.ask(|id| Event::Restore { id, key_id: *key }, LONG_ENOUGH);
     }
+
+    fn lock(&self, budget: Duration) -> CutReport {
+        let budget_ms = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
+        self.report(self.ask(|id| Event::Lock { id, budget_ms }, LONG_ENOUGH))
+    }
+
+    fn unlock(&self) {
+        self.ask(|id| Event::Unlock { id }, LONG_ENOUGH);
+    }
 }
 
 /// Counts an attached mount for as long as it lives.

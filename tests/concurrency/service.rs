@@ -103,12 +103,18 @@ struct Mount {
     world: OnceLock<Weak<World>>,
     /// 0 nothing, 1 restored, 2 cut.
     told: AtomicU32,
+    locked: AtomicBool,
     holds: Vec<String>,
 }
 
 impl Mount {
     fn new(world: &Arc<World>, holds: &[String]) -> Arc<Self> {
-        let mount = Self { world: OnceLock::new(), told: AtomicU32::new(0), holds: holds.to_vec() };
+        let mount = Self {
+            world: OnceLock::new(),
+            told: AtomicU32::new(0),
+            locked: AtomicBool::new(false),
+            holds: holds.to_vec(),
+        };
         mount.world.set(Arc::downgrade(world)).unwrap();
         Arc::new(mount)
     }
@@ -148,6 +154,16 @@ impl KeyWatcher for Mount {
     fn restore(&self, _key: &KeyId) {
         self.assert_can_unwrap(true, "restore");
         self.told.store(1, Ordering::SeqCst);
+    }
+
+    fn lock(&self, _budget: Duration) -> CutReport {
+        self.assert_can_unwrap(false, "lock");
+        self.locked.store(true, Ordering::SeqCst);
+        CutReport::default()
+    }
+
+    fn unlock(&self) {
+        self.locked.store(false, Ordering::SeqCst);
     }
 }
 

@@ -5,6 +5,7 @@
 mod accesses;
 #[path = "../common/mod.rs"]
 mod common;
+mod locking;
 mod speed;
 mod uses;
 mod withdrawn;

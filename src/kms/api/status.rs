@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kms::store_api::Locked;
 use crate::kms::watch::MountStatus;
 
 /// Answer of Kmsfs.Status.
@@ -20,8 +21,11 @@ pub struct StatusResponse {
     pub account: String,
     /// The process that owns it.
     pub pid: u32,
-    /// Whether the root key is in memory; true of every service that answers.
+    /// Whether the root key is in memory.
     pub unlocked: bool,
+    /// Since when it is not, and why.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub locked: Option<Locked>,
     /// Whether all key material could be locked into memory.
     pub memory_locked: bool,
     /// Keys by state, internal ones left out.

@@ -23,8 +23,8 @@ use crate::kms::store_api::VerifyAuditRequest;
 const VOLUME: &str = "kmsfs:volume";
 const FILE: &str = "kmsfs:file";
 /// Parameters of operations on the store that are not secret.
-const OPEN_PARAMETERS: [&str; 8] =
-    ["Path", "Force", "Backup", "Number", "ReplaceCurrent", "Files", "Volume", "VolumeId"];
+const OPEN_PARAMETERS: [&str; 9] =
+    ["Path", "Force", "Backup", "Number", "ReplaceCurrent", "Files", "Volume", "VolumeId", "Reason"];
 
 impl Service {
     /// What happens to calls when the log cannot be written: refused, unless this says otherwise.
@@ -119,6 +119,17 @@ impl Service {
         let error = result.as_ref().err().map(|error| (error.kind().name(), error.message()));
         self.enter(place, event(error), Category::Management, Some(carried))?;
         result
+    }
+
+    /// Logs something that the service has done by itself, and that was not to wait for the log.
+    pub(super) fn log_own_deed(&self, operation: &str, asked: &[(&str, Parameter<'_>)]) {
+        let id = self.audit.setup().ids.next();
+        let event = self.general_event(id, Origin::Service, operation, false, asked, &[], None).to_json();
+        let logged =
+            self.audit_place().and_then(|place| self.enter(place, event, Category::Management, None));
+        if let Err(error) = logged {
+            tracing::error!(operation, %error, "not in the audit log");
+        }
     }
 
     /// Brings the events of changes into the log that a crash kept out of it.

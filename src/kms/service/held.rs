@@ -1,7 +1,7 @@
 //! One version of a key's material at hand: parsed once, and counted.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 
@@ -15,6 +15,11 @@ use crate::kms::store::Material;
 pub(super) struct Held {
     material: Material,
     parsed: OnceLock<Option<Parsed>>,
+    counts: Arc<Counts>,
+}
+
+/// How a version was used: no secret, and it outlives the material while the store is locked.
+pub(super) struct Counts {
     /// Blobs made with it: never fewer than there are, but for what a crash lost.
     wraps: AtomicU64,
     /// As many as the store knows of.
@@ -31,14 +36,22 @@ const OPERATION_BITS: u32 = 8;
 impl Held {
     /// Material with which up to `wraps` blobs were made.
     pub(super) fn new(material: Material, wraps: u64) -> Self {
-        Self {
-            material,
-            parsed: OnceLock::new(),
+        let counts = Counts {
             wraps: AtomicU64::new(wraps),
             reserved: AtomicU64::new(wraps),
             initial: wraps,
             last_use: AtomicU64::new(0),
-        }
+        };
+        Self::counted(material, Arc::new(counts))
+    }
+
+    /// Material that is at hand again, and how it was used before.
+    pub(super) fn counted(material: Material, counts: Arc<Counts>) -> Self {
+        Self { material, parsed: OnceLock::new(), counts }
+    }
+
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// As it is stored.
@@ -61,39 +74,39 @@ impl Held {
     }
 
     pub(super) fn wraps(&self) -> u64 {
-        self.wraps.load(Ordering::Relaxed)
+        self.counts.wraps.load(Ordering::Relaxed)
     }
 
     /// Counts one more; whether it is the first that is not reserved.
     pub(super) fn count_wrap(&self) -> bool {
-        self.wraps.fetch_add(1, Ordering::Relaxed) == self.reserved.load(Ordering::Relaxed)
+        self.counts.wraps.fetch_add(1, Ordering::Relaxed) == self.counts.reserved.load(Ordering::Relaxed)
     }
 
     /// Whether anything was wrapped since it was made or loaded.
     pub(super) fn has_wrapped(&self) -> bool {
-        self.wraps() > self.initial
+        self.wraps() > self.counts.initial
     }
 
     /// The store knows of so many.
     pub(super) fn reserve(&self, wraps: u64) {
-        self.reserved.store(wraps, Ordering::Relaxed);
+        self.counts.reserved.store(wraps, Ordering::Relaxed);
     }
 
     #[cfg(test)]
     pub(super) fn set_wraps(&self, wraps: u64) {
-        self.wraps.store(wraps, Ordering::Relaxed);
+        self.counts.wraps.store(wraps, Ordering::Relaxed);
     }
 
     /// Notes a use.
     pub(super) fn used(&self, operation: Operation, at: Timestamp) {
         let millis = u64::try_from(at.as_millisecond()).unwrap_or(0);
         let use_ = (millis << OPERATION_BITS) | operation as u64;
-        self.last_use.fetch_max(use_, Ordering::Relaxed);
+        self.counts.last_use.fetch_max(use_, Ordering::Relaxed);
     }
 
     /// The last use since the material was made or loaded.
     pub(super) fn last_use(&self) -> Option<(Operation, Timestamp)> {
-        let noted = self.last_use.load(Ordering::Relaxed);
+        let noted = self.counts.last_use.load(Ordering::Relaxed);
         let operation = Operation::ALL.get((noted & ((1 << OPERATION_BITS) - 1)) as usize)?;
         let at = Timestamp::from_millisecond(i64::try_from(noted >> OPERATION_BITS).ok()?).ok()?;
         (noted != 0).then_some((*operation, at))

@@ -15,6 +15,7 @@ mod grants;
 mod held;
 mod import;
 mod keys;
+mod locking;
 mod mac;
 mod oaep;
 mod pairs;
@@ -59,6 +60,7 @@ use book::{Book, Entry};
 use directory::Directory;
 use external::Network;
 use facts::Facts;
+use locking::Lockdown;
 use permit::Rights;
 use transition::Turns;
 
@@ -123,6 +125,7 @@ impl Caller {
 /// `Arc`. Dropping it zeroizes all key material and gives the store up.
 ///
 /// Locks, in the order in which they are taken:
+/// 0. `lockdown`: the store is locked or unlocked by one at a time; held while mounts are told.
 /// 1. `turns`: one state change per key at a time; held while mounts are told.
 /// 2. `writes`: orders validate, commit, publish; held during I/O.
 /// 3. `book`: the keys. Read-locked for the microsecond that a cryptographic operation takes,
@@ -134,6 +137,7 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     /// How long mounts may drain; [`DRAIN_BUDGET`] outside tests.
     drain_budget: Duration,
+    lockdown: Lockdown,
     turns: Turns,
     writes: Mutex<()>,
     book: RwLock<Book>,
@@ -161,7 +165,7 @@ impl std::fmt::Debug for Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if !std::thread::panicking() && !self.is_locked() {
             self.write_final_usage();
         }
         self.close_audit();
@@ -318,9 +322,7 @@ impl Service {
 
     fn watch_described(self: &Arc<Self>, status: MountStatus, watcher: Arc<dyn KeyWatcher>) -> WatchGuard {
         let guard = self.watchers.add(status.mountpoint, Arc::clone(&watcher));
-        if !status.open_files.is_empty() {
-            self.bring_up_to_date(watcher, status.open_files.into_keys().collect());
-        }
+        self.bring_up_to_date(watcher, status.locked, status.open_files.into_keys().collect());
         guard
     }
 
@@ -358,7 +360,8 @@ impl Service {
             region: self.realm().region.clone(),
             account: self.realm().account.clone(),
             pid: std::process::id(),
-            unlocked: true,
+            unlocked: !self.is_locked(),
+            locked: self.locked(),
             memory_locked: crate::secret::all_locked(),
             keys: self.keys_by_state(),
             mounts: self.mounts(),
@@ -368,7 +371,12 @@ impl Service {
     /// Does what the clock asks for: destroys keys, deletes imported material and rotates keys when
     /// that is due, and writes down how keys were used. Operations other than cryptographic ones do
     /// it by themselves; an owner that may be idle for long calls it now and then.
+    ///
+    /// Nothing of this can be done while the store is locked; it is made up for when it is unlocked.
     pub fn tick(&self) {
+        if self.is_locked() {
+            return;
+        }
         let now = self.clock.now();
         if now.as_millisecond() >= self.next_due.load(Ordering::Acquire) {
             self.destroy_due(now);
@@ -406,7 +414,10 @@ impl Service {
             notes: RefCell::default(),
         };
         let carried = self.carried(&call);
-        let result = body(&call);
+        if operation.is_cryptographic() {
+            self.lockdown.note_call(now);
+        }
+        let result = self.unless_locked(operation, || body(&call));
         if result.is_ok() && operation.is_cryptographic() {
             call.note_uses();
         }
@@ -471,6 +482,7 @@ impl Service {
             renewed: AtomicBool::new(false),
             next_flush: AtomicI64::new(i64::MIN),
             store,
+            lockdown: Lockdown::new(clock.now()),
             clock,
             drain_budget: DRAIN_BUDGET,
             turns: Turns::default(),

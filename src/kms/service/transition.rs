@@ -235,19 +235,28 @@ impl Service {
     }
 
     /// Brings a mount that comes (back) into step: what it holds of keys that are not usable is
-    /// cut, what it still has cut of usable ones is restored.
-    pub(super) fn bring_up_to_date(self: &Arc<Self>, watcher: Arc<dyn KeyWatcher>, keys: Vec<String>) {
+    /// cut, what it still has cut of usable ones is restored; the same for all keys together, if the store
+    /// is locked or the mount takes it for that.
+    pub(super) fn bring_up_to_date(
+        self: &Arc<Self>,
+        watcher: Arc<dyn KeyWatcher>,
+        takes_for_locked: bool,
+        keys: Vec<String>,
+    ) {
         let named = keys.into_iter().filter_map(|key| match key.parse::<Arn>() {
             Ok(Arn { realm, resource: Resource::Key(id) }) if realm == *self.realm() => Some(id),
             _ => None,
         });
         let named: Vec<KeyId> = named.collect();
-        if named.is_empty() {
+        if named.is_empty() && !takes_for_locked && !self.is_locked() {
             return;
         }
         // Not to keep the store from being given up.
         let service = Arc::downgrade(self);
         let spawned = thread::Builder::new().name("kms-attach".to_owned()).spawn(move || {
+            if let Some(service) = service.upgrade() {
+                service.tell_whether_locked(&*watcher, takes_for_locked);
+            }
             for id in named {
                 let Some(service) = service.upgrade() else { return };
                 // The turn keeps a state change from overtaking this look at the state.
@@ -358,6 +367,6 @@ fn answer(entry: &Entry, mounts: Vec<CutReport>) -> StateResponse {
     }
 }
 
-fn unreachable(mount: &str) -> CutReport {
+pub(super) fn unreachable(mount: &str) -> CutReport {
     CutReport { mount: mount.to_owned(), unreachable: true, ..CutReport::default() }
 }

@@ -189,6 +189,9 @@ fn kind_name(kind: SlotKind) -> &'static str {
 /// A store that cannot be written refuses the operation and stays as it was.
 impl From<StoreError> for KmsError {
     fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Locked) {
+            return Self::locked();
+        }
         let message = error.to_string();
         let (kind, reason) = match &error {
             StoreError::WrongSecret => (ErrorKind::AccessDenied, Some(Reason::WrongSecret)),

@@ -19,6 +19,9 @@ pub enum StoreError {
         "wrong passphrase or key file (or a damaged unlock slot): try again, or use another slot's secret"
     )]
     WrongSecret,
+    /// The store is open, and its root key is not in memory.
+    #[error("the key store is locked: unlock it with 'kmsfs unlock', then retry")]
+    Locked,
     /// Another process has the store open.
     #[error("the key store is in use by {}: talk to that process through its socket, or end it first", owner(.pid))]
     InUse {

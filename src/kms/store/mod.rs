@@ -6,6 +6,7 @@
 //! | `image` | these tables in memory: what was acknowledged |
 //! | `sealing`, `record` | what the sealed rows say |
 //! | `slot`, `recovery` | what opens the store |
+//! | `vault` | whether it is unlocked |
 //! | `writer` | the one place that changes it |
 //! | `ledger` | what it remembers of the audit log |
 //! | `backup`, `restore` | one file with all of it, and the way back |
@@ -24,12 +25,13 @@ mod recovery;
 mod restore;
 mod sealing;
 mod slot;
+mod vault;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 
 use redb::Database;
 
@@ -44,6 +46,7 @@ use ledger::Ledger;
 use lock::OwnerLock;
 use sealing::Sealing;
 use slot::{MAX_SLOTS, Slot};
+use vault::Vault;
 use writer::{Importance, Writer};
 
 pub(super) use backup::{Over, Written};
@@ -74,14 +77,19 @@ pub struct StoreOptions {
     pub costs: Costs,
 }
 
-/// An open, unlocked key store, held exclusively. May be used from any thread; commits are
-/// serialized.
+/// An open key store, held exclusively. May be used from any thread; commits are serialized. While it
+/// is locked, everything that seals or opens a row fails with [`StoreError::Locked`], before anything is
+/// changed.
 pub(super) struct Store {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    id: StoreId,
     realm: Realm,
-    sealing: Arc<Sealing>,
+    vault: Arc<Vault>,
+    audit_key: Arc<Key>,
     ledger: Ledger,
+    /// One secret is tried at a time: that takes memory and time.
+    trying: Mutex<()>,
     /// Held during I/O; nothing else is taken inside.
     writer: Mutex<Writer>,
     /// Given up last.
@@ -159,7 +167,7 @@ impl Store {
     }
 
     pub(super) fn id(&self) -> &StoreId {
-        &self.sealing.id
+        &self.id
     }
 
     pub(super) fn realm(&self) -> &Realm {
@@ -176,12 +184,12 @@ impl Store {
 
     /// Everything. Every record is authenticated.
     pub(super) fn load(&self) -> Result<Contents, StoreError> {
-        self.sealing.open_all(self.writer.lock().image())
+        self.vault.sealing()?.open_all(self.writer.lock().image())
     }
 
     /// Makes all changes durable, or none. New material is in the backup first, if one is kept.
     pub(super) fn commit(&self, changes: &[Change<'_>]) -> Result<(), StoreError> {
-        let edits = self.sealing.edits(changes)?;
+        let edits = self.vault.sealing()?.edits(changes)?;
         let vital = changes.iter().any(|change| matches!(change, Change::PutMaterial { .. }));
         let importance = if vital { Importance::Vital } else { Importance::Ordinary };
         self.write(&mut self.writer.lock(), edits, &self.resources(changes), importance)
@@ -203,9 +211,29 @@ impl Store {
 
     /// Number of the unlock slot that `secret` opens.
     pub(super) fn slot_of(&self, secret: &UnlockSecret) -> Result<Option<u32>, StoreError> {
+        Ok(self.try_secret(secret)?.map(|(slot, _)| slot))
+    }
+
+    /// Lets go of the root key and all keys derived from it but the audit log's. Answers what is left of
+    /// them as long as an operation that has begun has them.
+    pub(super) fn lock(&self) -> Weak<impl Sized> {
+        // Whoever commits has the keys until it is done.
+        let _writer = self.writer.lock();
+        self.vault.lock()
+    }
+
+    /// Takes the keys back, with the secret of any slot.
+    pub(super) fn unlock(&self, secret: &UnlockSecret) -> Result<(), StoreError> {
+        let (_, root) = self.try_secret(secret)?.ok_or(StoreError::WrongSecret)?;
+        self.vault.unlock(Sealing::new(root, self.id));
+        Ok(())
+    }
+
+    fn try_secret(&self, secret: &UnlockSecret) -> Result<Option<(u32, Key)>, StoreError> {
+        let _trying = self.trying.lock();
         // A copy: stretching a passphrase takes its time.
         let image = self.writer.lock().image().clone();
-        Ok(unlock(&image, secret)?.map(|(slot, _)| slot))
+        unlock(&image, secret)
     }
 
     /// Adds an unlock slot, in place of another if one is named; answers its number.
@@ -215,6 +243,7 @@ impl Store {
         costs: Costs,
         instead_of: Option<u32>,
     ) -> Result<u32, StoreError> {
+        let sealing = self.vault.sealing()?;
         let mut writer = self.writer.lock();
         let image = writer.image();
         if instead_of.is_some_and(|old| !image.slots.contains_key(&old)) {
@@ -227,7 +256,7 @@ impl Store {
         }
         let numbers = image.next_slot().and_then(|id| Some((id, id.checked_add(1)?)));
         let (id, next) = numbers.ok_or(StoreError::Invalid("the numbers of unlock slots have run out"))?;
-        let bytes = slot::seal(image.header(), id, secret, costs, &self.sealing.keys.root)?;
+        let bytes = slot::seal(image.header(), id, secret, costs, &sealing.keys.root)?;
         let mut edits = vec![Edit::Slot(id, Some(bytes)), next_slot(next)];
         edits.extend(instead_of.map(|old| Edit::Slot(old, None)));
         self.write(&mut writer, edits, &[], Importance::Vital)?;
@@ -250,8 +279,9 @@ impl Store {
 
     /// Writes a backup of what was acknowledged.
     pub(super) fn back_up(&self, path: &Path, over: Over) -> Result<Written, StoreError> {
+        let sealing = self.vault.sealing()?;
         let image = self.writer.lock().image().clone();
-        backup::write(&*self.disk, &self.sealing, &image, path, over)
+        backup::write(&*self.disk, &sealing, &image, path, over)
     }
 
     /// Keeps a backup at `path` from now on, or none.
@@ -276,10 +306,11 @@ impl Store {
     /// Reads everything again, opens every record and looks whether they fit together; the same
     /// for `backup`, or for the one that is kept.
     pub(super) fn check(&self, backup: Option<&Path>) -> Result<Checked, StoreError> {
+        let sealing = self.vault.sealing()?;
         let mut writer = self.writer.lock();
         writer.check_file()?;
         let image = writer.image();
-        let Contents { keys, aliases, .. } = self.sealing.open_all(image)?;
+        let Contents { keys, aliases, .. } = sealing.open_all(image)?;
         let known = |alias: &AliasRecord| keys.iter().any(|(key, _)| key.id == alias.target);
         if let Some(lost) = aliases.iter().find(|alias| !known(alias)) {
             return Err(StoreError::damaged(format!("{} names a key that is not there", lost.name)));
@@ -290,7 +321,7 @@ impl Store {
         let backup = backup.or(writer.backup()).map(Path::to_owned);
         if let Some(path) = &backup {
             let saved = backup::read(&*self.disk, path)?;
-            let missing = restore::missing_from(&saved, &self.sealing, &keys)?;
+            let missing = restore::missing_from(&saved, &sealing, &keys)?;
             if !missing.is_empty() {
                 return Err(StoreError::BackupBehind { path: path.clone(), missing });
             }
@@ -306,7 +337,7 @@ impl Store {
 
     /// Authenticates the lines of the audit log.
     pub(super) fn audit_key(&self) -> Arc<Key> {
-        Arc::clone(&self.sealing.keys.audit)
+        Arc::clone(&self.audit_key)
     }
 
     /// How far the audit log reached, as far as the store knows.
@@ -338,12 +369,13 @@ impl Store {
     pub(super) fn close_log(&self, head: Head) -> Result<(), StoreError> {
         self.ledger.log_reached(head);
         self.ledger.are_logged(&self.ledger.pending());
+        let sealing = self.vault.sealing()?;
         let mut writer = self.writer.lock();
         let row = self.ledger.row(&[])?;
-        if self.sealing.open_meta(writer.image(), AUDIT)?.is_some_and(|kept| *kept == row) {
+        if sealing.open_meta(writer.image(), AUDIT)?.is_some_and(|kept| *kept == row) {
             return Ok(());
         }
-        let edit = Edit::Meta(AUDIT.to_owned(), Some(self.sealing.seal_meta(AUDIT, &row)?));
+        let edit = Edit::Meta(AUDIT.to_owned(), Some(sealing.seal_meta(AUDIT, &row)?));
         writer.commit(&[edit], Importance::Bookkeeping)
     }
 
@@ -356,7 +388,7 @@ impl Store {
         importance: Importance,
     ) -> Result<(), StoreError> {
         let row = self.ledger.row(resources)?;
-        edits.push(Edit::Meta(AUDIT.to_owned(), Some(self.sealing.seal_meta(AUDIT, &row)?)));
+        edits.push(Edit::Meta(AUDIT.to_owned(), Some(self.vault.sealing()?.seal_meta(AUDIT, &row)?)));
         writer.commit(&edits, importance)?;
         self.ledger.committed();
         Ok(())
@@ -386,20 +418,24 @@ impl Store {
         image: Image,
     ) -> Result<Self, StoreError> {
         let (_, realm) = header::decode(&dir.join(FILE), image.header())?;
-        let sealing = Arc::new(sealing);
+        let (id, audit_key) = (sealing.id, Arc::clone(&sealing.keys.audit));
         let ledger = match sealing.open_meta(&image, AUDIT)? {
             Some(row) => Ledger::parse(&row)?,
             None => Ledger::default(),
         };
-        let writer = Writer::new(Arc::clone(&disk), dir, Arc::clone(&sealing), open, image, lock.was_left)?;
+        let vault = Arc::new(Vault::unlocked(sealing));
+        let writer = Writer::new(Arc::clone(&disk), dir, Arc::clone(&vault), open, image, lock.was_left)?;
         Ok(Self {
             #[cfg(test)]
             fail_commits: Arc::clone(&writer.fail_commits),
             disk,
             dir: dir.to_owned(),
+            id,
             realm,
-            sealing,
+            vault,
+            audit_key,
             ledger,
+            trying: Mutex::new(()),
             writer: Mutex::new(writer),
             lock,
         })

@@ -24,7 +24,7 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::file::{self, FILE, NEW_FILE};
 use super::image::{BACKUP, Edit, Image};
-use super::sealing::Sealing;
+use super::vault::Vault;
 
 /// Which changes must be in the backup before they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) enum Importance {
 pub(super) struct Writer {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    sealing: Arc<Sealing>,
+    vault: Arc<Vault>,
     /// What was acknowledged.
     image: Image,
     /// Absent after a failure; the file is not sound then.
@@ -58,17 +58,19 @@ impl Writer {
     pub(super) fn new(
         disk: Arc<dyn Disk>,
         dir: &Path,
-        sealing: Arc<Sealing>,
+        vault: Arc<Vault>,
         database: Database,
         image: Image,
         was_left_open: bool,
     ) -> Result<Self, StoreError> {
-        let backup =
-            sealing.backup_path(&image)?.map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(&path)));
+        let backup = vault
+            .sealing()?
+            .backup_path(&image)?
+            .map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(&path)));
         let mut writer = Self {
             disk,
             dir: dir.to_owned(),
-            sealing,
+            vault,
             image,
             sound: !was_left_open,
             database: Some(database),
@@ -117,10 +119,11 @@ impl Writer {
 
     /// Keeps a backup at `path` from now on, or none. The backup is there when this returns.
     pub(super) fn keep_backup(&mut self, path: Option<PathBuf>, over: Over) -> Result<(), StoreError> {
+        let sealing = self.vault.sealing()?;
         let sealed = match &path {
             Some(path) => {
-                backup::write(&*self.disk, &self.sealing, &self.image, path, over)?;
-                Some(self.sealing.seal_backup_path(path.as_os_str().as_bytes())?)
+                backup::write(&*self.disk, &sealing, &self.image, path, over)?;
+                Some(sealing.seal_backup_path(path.as_os_str().as_bytes())?)
             }
             None => None,
         };
@@ -159,7 +162,8 @@ impl Writer {
 
     fn back_up_first(&self, next: &Image) -> Result<(), StoreError> {
         let Some(path) = &self.backup else { return Ok(()) };
-        backup::write(&*self.disk, &self.sealing, next, path, Over::OwnBackup)
+        let sealing = self.vault.sealing()?;
+        backup::write(&*self.disk, &sealing, next, path, Over::OwnBackup)
             .map_err(|error| not_backed_up(path, error))?;
         Ok(())
     }
@@ -167,7 +171,10 @@ impl Writer {
     /// Writes the backup of what was acknowledged, if there is one to keep.
     fn follow_with_backup(&self) {
         let Some(path) = &self.backup else { return };
-        let written = backup::write(&*self.disk, &self.sealing, &self.image, path, Over::OwnBackup);
+        let written = self
+            .vault
+            .sealing()
+            .and_then(|sealing| backup::write(&*self.disk, &sealing, &self.image, path, Over::OwnBackup));
         if let Err(why) = written {
             tracing::warn!(backup = %path.display(), %why, "the backup of the key store is behind");
         }

@@ -160,9 +160,13 @@ fn look_after(
         "NoteVolume" => return call(request, |request| service.note_volume(caller, &request)),
         "GetKeyImpact" => return call(request, |request| service.key_impact(caller, &request)),
         "RetireKeyVersion" => return call(request, |request| service.retire_key_version(caller, &request)),
+        "LockStore" => return Ok(answer(&service.lock_store(caller)?)?),
         _ => {}
     }
+    let works_locked =
+        matches!(operation, "Status" | "StoreInfo" | "VerifyAudit" | "ListVolumes" | "UnlockStore");
     let carried_out = || match operation {
+        _ if !works_locked && service.is_locked() => Err(Refused::ByService(KmsError::locked())),
         "Status" => Ok(answer(&service.status())?),
         "StoreInfo" => Ok(answer(&service.store_info()?)?),
         "CheckStore" => call(request, |request| service.check_store(&request)),
@@ -170,6 +174,7 @@ fn look_after(
         "KeepBackup" => call(request, |request| service.keep_backup(caller, &request)),
         "AddUnlockSlot" => call(request, |request| service.add_unlock_slot(caller, &request)),
         "RemoveUnlockSlot" => call(request, |request| service.remove_unlock_slot(caller, &request)),
+        "UnlockStore" => call(request, |request| service.unlock_store(&request)),
         "ListVolumes" => Ok(answer(&service.list_volumes()?)?),
         "ForgetVolume" => call(request, |request| service.forget_volume(&request)),
         "VerifyAudit" => call(request, |request| service.verify_audit(&request)),

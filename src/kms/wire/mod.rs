@@ -95,6 +95,10 @@ pub enum Event {
     Cut { id: u64, key_id: KeyId, key_state: Option<KeyState> },
     /// Answered with neither.
     Restore { id: u64, key_id: KeyId },
+    /// Answered with a report.
+    Lock { id: u64, budget_ms: u64 },
+    /// Answered with neither.
+    Unlock { id: u64 },
     /// Answered with the mount's status.
     Describe { id: u64 },
     /// Answered with the mount's status, if that is durable.

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::CALL_TIMEOUT;
 use crate::kms::wire::{self, ATTACH_MOUNT, Event, EventReply, Reply, Request};
-use crate::kms::{ErrorKind, KeyWatcher, KmsError, socket};
+use crate::kms::{CutReport, ErrorKind, KeyWatcher, KmsError, socket};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
@@ -28,6 +29,10 @@ struct Shared {
     watcher: Arc<dyn KeyWatcher>,
     state: Mutex<State>,
     ended: Condvar,
+    /// Of the last event that locks or unlocks.
+    last_lock: AtomicU64,
+    /// Held while one of these is carried out.
+    locking: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -41,8 +46,14 @@ struct State {
 /// nothing is cut: the mount goes on with the keys it has, and is attached again as soon as the
 /// service is back, which then brings it up to date.
 pub(super) fn attach(dir: &Path, watcher: Arc<dyn KeyWatcher>) -> Result<Attachment, KmsError> {
-    let shared =
-        Arc::new(Shared { dir: dir.to_owned(), watcher, state: Mutex::default(), ended: Condvar::new() });
+    let shared = Arc::new(Shared {
+        dir: dir.to_owned(),
+        watcher,
+        state: Mutex::default(),
+        ended: Condvar::new(),
+        last_lock: AtomicU64::new(0),
+        locking: Mutex::new(()),
+    });
     let stream = shared.connect()?;
     let shared_there = Arc::clone(&shared);
     let thread = thread::Builder::new()
@@ -70,7 +81,7 @@ impl Drop for Attachment {
 }
 
 impl Shared {
-    fn run(&self, first: UnixStream) {
+    fn run(self: &Arc<Self>, first: UnixStream) {
         let mut connected = Some(first);
         let mut pause = FIRST_RETRY;
         loop {
@@ -121,8 +132,21 @@ impl Shared {
         Ok(stream)
     }
 
+    /// Carries out an event. Of events that lock and unlock the last one counts: the service gives up on a
+    /// mount that does not answer, which may come to the earlier one later than to that.
+    fn handle(&self, event: Event) -> EventReply {
+        let (Event::Lock { id, .. } | Event::Unlock { id }) = event else {
+            return handle(&*self.watcher, event);
+        };
+        let _locking = self.locking.lock();
+        if self.last_lock.load(Ordering::SeqCst) != id {
+            return reported(id, CutReport::default());
+        }
+        handle(&*self.watcher, event)
+    }
+
     /// Answers events until the connection ends; answers why it did.
-    fn serve(&self, mut stream: UnixStream) -> io::Error {
+    fn serve(self: &Arc<Self>, mut stream: UnixStream) -> io::Error {
         let writer = match stream.try_clone() {
             Ok(writer) => Arc::new(Mutex::new(writer)),
             Err(error) => return error,
@@ -132,10 +156,13 @@ impl Shared {
                 Ok(event) => event,
                 Err(error) => return error,
             };
+            if let Event::Lock { id, .. } | Event::Unlock { id } = event {
+                self.last_lock.store(id, Ordering::SeqCst);
+            }
             // Draining takes its time; other keys need not wait for it.
-            let (watcher, writer) = (Arc::clone(&self.watcher), Arc::clone(&writer));
+            let (shared, writer) = (Arc::clone(self), Arc::clone(&writer));
             let spawned = thread::Builder::new().name("kms-event".to_owned()).spawn(move || {
-                let reply = handle(&*watcher, event);
+                let reply = shared.handle(event);
                 if let Err(error) = wire::write_frame(&mut *writer.lock(), &reply) {
                     tracing::warn!(%error, "the key service could not be answered");
                 }
@@ -147,8 +174,11 @@ impl Shared {
     }
 }
 
+fn reported(id: u64, report: CutReport) -> EventReply {
+    EventReply { id, report: Some(report), mount: None }
+}
+
 fn handle(watcher: &dyn KeyWatcher, event: Event) -> EventReply {
-    let reported = |id, report| EventReply { id, report: Some(report), mount: None };
     match event {
         Event::Drain { id, key_id, budget_ms } => {
             reported(id, watcher.drain(&key_id, Duration::from_millis(budget_ms)))
@@ -156,6 +186,11 @@ fn handle(watcher: &dyn KeyWatcher, event: Event) -> EventReply {
         Event::Cut { id, key_id, key_state } => reported(id, watcher.cut(&key_id, key_state)),
         Event::Restore { id, key_id } => {
             watcher.restore(&key_id);
+            EventReply { id, ..EventReply::default() }
+        }
+        Event::Lock { id, budget_ms } => reported(id, watcher.lock(Duration::from_millis(budget_ms))),
+        Event::Unlock { id } => {
+            watcher.unlock();
             EventReply { id, ..EventReply::default() }
         }
         Event::Vouch { id } => EventReply { id, report: None, mount: watcher.vouch() },

@@ -18,7 +18,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::embedded::{internal_key, open_of, same_context};
-use super::{Provider, ProviderError};
+use super::{Provider, ProviderError, check_waiting};
 use crate::kms::api::{
     DecryptRequest, DecryptResponse, Empty, GenerateDataKeyRequest, GenerateDataKeyResponse, KeyRequest,
     KeyResponse, NoteVolumeRequest, ReEncryptResponse,
@@ -120,6 +120,10 @@ impl SocketClient {
 }
 
 impl Provider for SocketClient {
+    fn may_wait(&self, _key: Option<&str>) -> bool {
+        true
+    }
+
     fn generate_data_key(&self, key: &str, context: &EncryptionContext) -> Result<DataKey, ProviderError> {
         let request = GenerateDataKeyRequest {
             key_id: key.to_owned(),
@@ -151,11 +155,13 @@ impl Provider for SocketClient {
     }
 
     fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError> {
+        check_waiting(|| true)?;
         let answer: ReEncryptResponse = self.typed("ReEncrypt", &same_context(blob, context, key))?;
         Ok(answer.ciphertext_blob)
     }
 
     fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError> {
+        check_waiting(|| true)?;
         let answer: KeyResponse = self.typed("DescribeKey", &KeyRequest { key_id: key.to_owned() })?;
         Ok(answer.key_metadata)
     }
@@ -182,6 +188,7 @@ impl Provider for SocketClient {
         version: u32,
         context: &EncryptionContext,
     ) -> Result<(), ProviderError> {
+        check_waiting(|| true)?;
         let Empty {} = self.typed_target(AUTHORIZE_OPEN, &open_of(key, version, context))?;
         Ok(())
     }

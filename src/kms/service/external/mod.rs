@@ -25,7 +25,7 @@ mod wrapping;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::book::Book;
+use super::book::{Book, Spelling};
 use super::{Call, Service};
 use crate::kms::api::{CustomKeyStoresListEntry, XksKeyConfiguration, XksProxyConfiguration};
 use crate::kms::custom_store::{ConnectionErrorCode, ConnectionState};
@@ -149,6 +149,14 @@ impl CustomStore {
         let (id, (state, _)) = (&self.record.id, self.state());
         let message = format!("The custom key store {id} is {state}, which does not allow the request.");
         KmsError::new(ErrorKind::CustomKeyStoreInvalidState, message)
+    }
+}
+
+impl Service {
+    /// Whether a use of `key` (id or ARN) asks a proxy.
+    pub fn asks_elsewhere(&self, key: &str) -> bool {
+        let book = self.book.read();
+        book.resolve(key, Spelling::Any, self.realm()).is_ok_and(|entry| entry.link.is_some())
     }
 }
 

@@ -7,6 +7,7 @@ mod grants;
 mod imports;
 mod kinds;
 mod large;
+mod locking;
 mod retirement;
 mod revocation;
 mod rotation;
