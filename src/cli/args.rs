@@ -220,7 +220,8 @@ pub(super) struct Mount {
     /// ro, rw, allow_other, key_access=mount or user (whose permission on keys counts; under allow_other
     /// that of the user who opens a file), nonempty, threads=N, writeback (faster small writes, which are lost if the
     /// mount's process is killed), and as in mount(8): dev, nodev, suid, nosuid, exec, noexec, atime,
-    /// noatime, sync, async, dirsync. Those for fstab(5), such as noauto, user or x-*, are passed over.
+    /// noatime, sync, async, dirsync. With key_ttl=DURATION, 5m by default, data keys live no longer without
+    /// the key service: when it was not heard for so long, open files are cut off until it is back. Those for fstab(5), such as noauto, user or x-*, are passed over.
     ///
     /// For use in fstab(5), also keystore=DIR, key_file=FILE, passphrase_file=FILE,
     /// idle_timeout=DURATION, lock_after=DURATION and lock_on_suspend, which mean the same as the options of these names. There is none for a

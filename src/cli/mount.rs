@@ -49,6 +49,7 @@ struct Plan {
     options: MountOptions,
     idle_timeout: Option<Duration>,
     lock_when: LockWhen,
+    key_ttl: Option<Duration>,
     store: PathBuf,
     /// The key store's secret; absent when another process has the store open.
     secret: Option<UnlockSecret>,
@@ -100,6 +101,7 @@ fn plan(settings: &Settings, mount: &Mount) -> CliResult<Plan> {
         options,
         idle_timeout: settings.idle_timeout,
         lock_when: settings.lock_when,
+        key_ttl: settings.key_ttl,
         store: dir(global)?,
         secret: None,
         log: None,
@@ -300,7 +302,11 @@ fn notify(plan: &Plan, states: &[NotifyState<'_>]) {
 fn open_volume(plan: &Plan, provider: Arc<dyn Provider>, descriptors: u64) -> CliResult<Arc<Fs>> {
     let volume = handover::open(&plan.volume, &*provider, plan.options.read_only)?;
     let fs = Fs::new(volume, provider, &plan.mountpoint, descriptors)?;
-    Ok(Arc::new(fs.with_key_access(plan.options.key_access())))
+    let fs = fs.with_key_access(plan.options.key_access());
+    Ok(Arc::new(match plan.key_ttl {
+        Some(ttl) => fs.with_key_ttl(ttl),
+        None => fs,
+    }))
 }
 
 fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {

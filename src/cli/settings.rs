@@ -15,6 +15,8 @@ pub(super) struct Settings {
     pub(super) global: Global,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) lock_when: LockWhen,
+    /// How long data keys are used without hearing of the key service.
+    pub(super) key_ttl: Option<Duration>,
     pub(super) options: MountOptions,
 }
 
@@ -23,7 +25,7 @@ impl Settings {
     pub(super) fn new(global: &Global, mount: &Mount) -> CliResult<Self> {
         let options = MountOptions::default();
         let (idle_timeout, lock_when) = (mount.idle_timeout, mount.lock_when);
-        let mut settings = Self { global: global.clone(), idle_timeout, lock_when, options };
+        let mut settings = Self { global: global.clone(), idle_timeout, lock_when, key_ttl: None, options };
         let sloppy = mount.from_mount.is_some_and(|from| from.sloppy);
         let mut rest = Vec::new();
         for option in mount.options.iter().flat_map(|list| list.split(',')).filter(|o| !o.is_empty()) {
@@ -62,15 +64,14 @@ impl Settings {
                     "a command is no mount option; give --passphrase-command, or key_file=FILE as option",
                 ));
             }
-            "idle_timeout" | "lock_after" => {
+            "idle_timeout" | "lock_after" | "key_ttl" => {
                 let duration = idle_timeout(value);
                 let duration = Some(duration.map_err(|e| usage(format!("{option}: {e}; give 10m, say")))?);
-                let told = if name == "lock_after" {
-                    &mut self.lock_when.lock_after
-                } else {
-                    &mut self.idle_timeout
-                };
-                *told = duration;
+                match name {
+                    "lock_after" => self.lock_when.lock_after = duration,
+                    "key_ttl" => self.key_ttl = duration,
+                    _ => self.idle_timeout = duration,
+                }
             }
             _ => return Ok(false),
         }

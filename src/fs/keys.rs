@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::open_file::OpenFile;
 use super::{Asker, Fs, FsError, FsResult};
 use crate::format::Id;
 use crate::format::schedule::FileKeys;
 use crate::kms::EncryptionContext;
+use crate::provider::{CacheSettings, KeyCache};
 use crate::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use crate::sync::{MappedRwLockReadGuard, Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
 
@@ -151,6 +153,17 @@ impl Deref for KeysInUse<'_> {
 
     fn deref(&self) -> &FileKeys {
         &self.0
+    }
+}
+
+impl Fs {
+    /// Uses data keys for so long without asking the key service again: those that are cached from
+    /// when they were unwrapped on, those of open files from when the service was heard last.
+    #[must_use]
+    pub fn with_key_ttl(mut self, ttl: Duration) -> Self {
+        self.key_ttl = ttl;
+        self.cache = KeyCache::new(CacheSettings { max_age: ttl, ..CacheSettings::default() });
+        self
     }
 }
 

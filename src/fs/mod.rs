@@ -38,6 +38,7 @@ mod xattr;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::kms::VolumeFiles;
 use crate::kms::api::NoteVolumeRequest;
@@ -110,6 +111,8 @@ pub struct Fs {
     volume: Volume,
     provider: Arc<dyn Provider>,
     key_access: KeyAccess,
+    /// How long data keys are used without asking the key service again.
+    key_ttl: Duration,
     cache: KeyCache,
     gates: Gates,
     usage: Usage,
@@ -157,6 +160,7 @@ impl Fs {
         Ok(Self {
             provider,
             key_access: KeyAccess::default(),
+            key_ttl: CacheSettings::default().max_age,
             cache: KeyCache::new(CacheSettings::default()),
             gates: Gates::default(),
             usage: Usage::default(),

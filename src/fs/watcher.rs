@@ -50,6 +50,7 @@ impl KeyWatcher for Watcher {
             open_files,
             locked: fs.gates.whole().is_cut(),
             unused_ms: u64::try_from(fs.unused().as_millis()).ok(),
+            lease_ms: u64::try_from(fs.key_ttl.as_millis()).ok(),
             handles: fs.open_handles(),
             files: fs.volume_files(),
         }

@@ -94,6 +94,10 @@ pub struct MountStatus {
     /// Milliseconds for which no file was opened, read or written; absent where nobody knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unused_ms: Option<u64>,
+    /// Milliseconds for which it goes on with the keys that it has while it hears nothing of the service;
+    /// absent where that is in the same process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
     /// Open handles, by master key and user.
     pub handles: Vec<OpenHandles>,
     /// What wraps the volume's files.

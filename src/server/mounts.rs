@@ -9,6 +9,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use serde_json::{Value, json};
 
 use super::Shared;
@@ -18,6 +20,10 @@ use crate::kms::{Caller, CutReport, KeyId, KeyState, KeyWatcher, KmsError, Mount
 
 /// Longer than the service waits for any of these; it decides, this only ends the thread.
 const LONG_ENOUGH: Duration = Duration::from_secs(30);
+
+/// The time between two signs of life, unless the mount needs them more often, and the least.
+const BEAT: Duration = Duration::from_secs(15);
+const LEAST_BEAT: Duration = Duration::from_millis(100);
 
 /// Turns the connection into the mount's event channel and serves it until it ends.
 pub(super) fn attach(shared: &Shared, stream: &UnixStream, caller: &Caller, status: Value) -> io::Result<()> {
@@ -29,6 +35,9 @@ pub(super) fn attach(shared: &Shared, stream: &UnixStream, caller: &Caller, stat
             return wire::write_frame(&mut writer, &Reply::from(Err::<Value, _>(refusal)));
         }
     };
+    // A mount that misses one of them is not locked.
+    let beat =
+        status.lease_ms.map_or(BEAT, |lease| (Duration::from_millis(lease) / 4).clamp(LEAST_BEAT, BEAT));
     let is_believed = shared.service.speaks_for(caller, &status.volume);
     let mount = Arc::new(RemoteMount {
         name: status.mountpoint.clone(),
@@ -53,6 +62,16 @@ pub(super) fn attach(shared: &Shared, stream: &UnixStream, caller: &Caller, stat
     };
     tracing::info!(mount = mount.name, "mount attached");
     let ended = loop {
+        match has_spoken(stream, beat) {
+            Ok(true) => {}
+            Ok(false) => {
+                if let Err(error) = wire::write_frame(&mut *mount.writer.lock(), &Event::Alive) {
+                    break error;
+                }
+                continue;
+            }
+            Err(error) => break error,
+        }
         match wire::read_frame::<EventReply>(&mut Patient::new(stream, None)) {
             Ok(reply) => mount.answered(reply),
             Err(error) => break error,
@@ -62,6 +81,16 @@ pub(super) fn attach(shared: &Shared, stream: &UnixStream, caller: &Caller, stat
     // Whoever waits for an answer learns now that none will come.
     mount.pending.lock().clear();
     Ok(())
+}
+
+/// Whether the peer has something to say, or is gone, within `patience`.
+fn has_spoken(stream: &UnixStream, patience: Duration) -> io::Result<bool> {
+    stream.set_read_timeout(Some(patience))?;
+    match recv(stream, &mut [0], RecvFlags::PEEK) {
+        Ok(_) => Ok(true),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 struct RemoteMount {

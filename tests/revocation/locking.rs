@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::uses::{self, Needs, Seen, open};
 use super::common::{World, wait_until};
+use super::uses::{self, Needs, Seen, open};
 use super::{errno, two_keys};
 
 const STORE_IN_USE: i32 = 22;

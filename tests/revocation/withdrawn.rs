@@ -35,8 +35,12 @@ fn at_opening(errno: i32) -> impl Fn(Needs) -> Seen {
 /// A mount on which every opening is decided for who opens, with the directory `secret` under a key of
 /// its own, in which `beside` and `copy` are under the default one.
 fn mount(world: &World) -> (PathBuf, PathBuf) {
+    mount_with(world, "allow_other")
+}
+
+fn mount_with(world: &World, options: &str) -> (PathBuf, PathBuf) {
     world.run(&["init", "vol"]);
-    let mount = world.mount("vol", &["-o", "allow_other"]);
+    let mount = world.mount("vol", &["-o", options]);
     world.run(&["key", "create", "--alias", "secret"]);
     let dir = mount.join("secret");
     for (name, len) in [("beside", 30_000), ("copy", 0)] {
@@ -157,38 +161,93 @@ impl Drop for Serving {
     }
 }
 
-#[test]
-fn without_the_key_service_every_use_goes_on_and_openings_are_refused_in_time() {
-    let Some(world) = World::new("without_the_key_service_every_use_goes_on") else { return };
+/// Ends of a key service that leave its mounts alone.
+const ENDS: [(&str, Signal); 3] =
+    [("stopped", Signal::TERM), ("killed", Signal::KILL), ("hung", Signal::STOP)];
+
+/// Has the key service end in each way while the uses of a file are under way, on a mount with these
+/// options; then brings it back.
+fn without_the_service(test: &str, options: &str, check: impl Fn(&str, &Path, uses::Uses)) {
+    let Some(world) = World::new(test) else { return };
     world.run(&["init", "unused"]);
-    for (way, end) in [("stopped", Signal::TERM), ("killed", Signal::KILL), ("hung", Signal::STOP)] {
+    for (way, end) in ENDS {
         let mut serving = Serving::start(&world);
-        let (mount, dir) = mount(&world);
+        let (mount, dir) = mount_with(&world, options);
         let begun = every_use(&dir);
         serving.signal(end);
         if end != Signal::STOP {
             serving.0.wait().unwrap();
         }
-        let begin = Instant::now();
-        for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
-            entry.metadata().unwrap();
-        }
-        fs::rename(dir.join("copy"), dir.join("copy.renamed")).unwrap();
-        assert!(begin.elapsed() < AT_ONCE, "{way}: it took {:?}", begin.elapsed());
-        let begin = Instant::now();
-        assert_eq!(seen(File::open(dir.join("beside"))), Seen::Fails(libc::ENOKEY), "{way}");
-        assert!(begin.elapsed() < GIVEN_UP, "{way}: it took {:?}", begin.elapsed());
-        begun.go_on(&way, at_opening(libc::ENOKEY));
+        check(way, &dir, begun);
         if end == Signal::STOP {
             serving.signal(Signal::CONT);
         } else {
             serving = Serving::start(&world);
         }
-        wait_until("the key service is back", || File::open(dir.join("beside")).is_ok());
+        wait_until("the key service is back", || fs::read(dir.join("beside")).is_ok());
         world.umount(&mount);
         world.wait_for_daemons();
         drop(serving);
         fs::remove_dir_all(world.path("vol")).unwrap();
         world.run(&["alias", "delete", "alias/secret"]);
+    }
+}
+
+/// What needs no key is done at once.
+fn needs_no_key(way: &str, dir: &Path) {
+    let begin = Instant::now();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        entry.metadata().unwrap();
+    }
+    fs::rename(dir.join("copy"), dir.join("copy.renamed")).unwrap();
+    assert!(begin.elapsed() < AT_ONCE, "{way}: it took {:?}", begin.elapsed());
+}
+
+#[test]
+fn without_the_key_service_every_use_goes_on_and_openings_are_refused_in_time() {
+    const TEST: &str = "without_the_key_service_every_use_goes_on";
+    without_the_service(TEST, "allow_other", |way, dir, begun| {
+        needs_no_key(way, dir);
+        let begin = Instant::now();
+        assert_eq!(seen(File::open(dir.join("beside"))), Seen::Fails(libc::ENOKEY), "{way}");
+        assert!(begin.elapsed() < GIVEN_UP, "{way}: it took {:?}", begin.elapsed());
+        begun.go_on(&way, at_opening(libc::ENOKEY));
+    });
+}
+
+#[test]
+fn every_use_ends_when_the_key_service_was_not_heard_for_as_long_as_its_keys_may_live() {
+    const TEST: &str = "every_use_ends_when_the_key_service_was_not_heard";
+    const TTL: Duration = Duration::from_secs(3);
+    without_the_service(TEST, "key_ttl=3s", |way, dir, begun| {
+        let begin = Instant::now();
+        let held = uses::open(&dir.join("writing"));
+        let read = || seen(held.read_exact_at(&mut [0; 1], 0));
+        while read() == Seen::Works {
+            assert!(begin.elapsed() < TTL + GIVEN_UP, "{way}: it goes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // It was heard at most a quarter of that time before it ended.
+        assert!(begin.elapsed() > TTL / 2, "{way}: after {:?}", begin.elapsed());
+        needs_no_key(way, dir);
+        begun.go_on(&way, |needs| match needs {
+            Needs::Opening | Needs::Key => Seen::Fails(libc::ENOKEY),
+            Needs::Page => Seen::Signal(libc::SIGBUS),
+            Needs::Nothing => Seen::Works,
+        });
+    });
+}
+
+#[test]
+fn a_key_service_that_is_there_and_has_nothing_to_say_is_heard() {
+    let Some(world) = World::new("a_key_service_that_is_there") else { return };
+    world.run(&["init", "unused"]);
+    let _serving = Serving::start(&world);
+    let (_mount, dir) = mount_with(&world, "key_ttl=1s");
+    let held = File::open(dir.join("beside")).unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(4) {
+        held.read_exact_at(&mut [0; 1], 0).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

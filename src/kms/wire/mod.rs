@@ -103,6 +103,8 @@ pub enum Event {
     Describe { id: u64 },
     /// Answered with the mount's status, if that is durable.
     Vouch { id: u64 },
+    /// The service is there. Not answered.
+    Alive,
 }
 
 /// A mount's answer to an [`Event`].

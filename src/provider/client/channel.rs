@@ -12,16 +12,21 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::CALL_TIMEOUT;
+use super::lease::Lease;
 use crate::kms::wire::{self, ATTACH_MOUNT, Event, EventReply, Reply, Request};
 use crate::kms::{CutReport, ErrorKind, KeyWatcher, KmsError, socket};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// For a mount that does not say how long it goes on by itself.
+const DEFAULT_LEASE: Duration = Duration::from_secs(300);
+/// How long writing back may take when the service is not heard any more.
+const LAPSE_BUDGET: Duration = Duration::from_secs(5);
 
 /// Keeps the watcher attached until it is dropped.
 pub(super) struct Attachment {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -31,8 +36,10 @@ struct Shared {
     ended: Condvar,
     /// Of the last event that locks or unlocks.
     last_lock: AtomicU64,
-    /// Held while one of these is carried out.
+    /// Held while one of these is carried out, and while the mount introduces itself: it says whether it
+    /// is locked.
     locking: Mutex<()>,
+    lease: Lease,
 }
 
 #[derive(Default)]
@@ -43,9 +50,11 @@ struct State {
 }
 
 /// Attaches `watcher` to the service that owns the store in `dir`. When the connection is lost
-/// nothing is cut: the mount goes on with the keys it has, and is attached again as soon as the
-/// service is back, which then brings it up to date.
+/// nothing is cut at first: the mount goes on with the keys it has, and is attached again as soon as the
+/// service is back, which then brings it up to date. When nothing was heard of the service for as long
+/// as the mount's lease, it is locked.
 pub(super) fn attach(dir: &Path, watcher: Arc<dyn KeyWatcher>) -> Result<Attachment, KmsError> {
+    let lease = watcher.describe().lease_ms.map_or(DEFAULT_LEASE, Duration::from_millis);
     let shared = Arc::new(Shared {
         dir: dir.to_owned(),
         watcher,
@@ -53,14 +62,22 @@ pub(super) fn attach(dir: &Path, watcher: Arc<dyn KeyWatcher>) -> Result<Attachm
         ended: Condvar::new(),
         last_lock: AtomicU64::new(0),
         locking: Mutex::new(()),
+        lease: Lease::new(lease),
     });
     let stream = shared.connect()?;
-    let shared_there = Arc::clone(&shared);
-    let thread = thread::Builder::new()
-        .name("kms-events".to_owned())
-        .spawn(move || shared_there.run(stream))
-        .map_err(|error| away(&error))?;
-    Ok(Attachment { shared, thread: Some(thread) })
+    let mut attachment = Attachment { shared: Arc::clone(&shared), threads: Vec::new() };
+    let there = Arc::clone(&shared);
+    attachment.spawn("kms-events", move || there.run(stream))?;
+    attachment.spawn("kms-lease", move || shared.keep_lease())?;
+    Ok(attachment)
+}
+
+impl Attachment {
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), KmsError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
+        self.threads.push(thread.map_err(|error| away(&error))?);
+        Ok(())
+    }
 }
 
 impl Drop for Attachment {
@@ -68,19 +85,40 @@ impl Drop for Attachment {
         {
             let mut state = self.shared.state.lock();
             state.end = true;
-            if let Some(stream) = state.stream.take() {
-                // Fails only when the connection is gone already.
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+            state.hang_up();
         }
         self.shared.ended.notify_all();
-        if let Some(thread) = self.thread.take() {
+        self.shared.lease.end();
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
+impl State {
+    fn hang_up(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            // Fails only when the connection is gone already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 impl Shared {
+    /// Locks the mount whenever the lease runs out. It is unlocked by being attached again.
+    fn keep_lease(&self) {
+        while self.lease.wait() {
+            let _locking = self.locking.lock();
+            // Somebody may have been attached while this was waited for.
+            if self.lease.has_lapsed() {
+                tracing::warn!(dir = %self.dir.display(), "nothing is heard of the key service: locked");
+                self.watcher.lock(LAPSE_BUDGET);
+                // A service that only stood still has to hear of it.
+                self.state.lock().hang_up();
+            }
+        }
+    }
+
     fn run(self: &Arc<Self>, first: UnixStream) {
         let mut connected = Some(first);
         let mut pause = FIRST_RETRY;
@@ -114,6 +152,7 @@ impl Shared {
     /// Connects, introduces the mount and remembers the connection for [`Attachment::drop`].
     fn connect(&self) -> Result<UnixStream, KmsError> {
         let mut stream = socket::connect(&self.dir, CALL_TIMEOUT).map_err(|error| away(&error))?;
+        let _locking = self.locking.lock();
         let status = serde_json::to_value(self.watcher.describe());
         let body = status.map_err(|error| KmsError::new(ErrorKind::Internal, error.to_string()))?;
         let request = Request { target: ATTACH_MOUNT.to_owned(), body, on_behalf: None };
@@ -129,6 +168,7 @@ impl Shared {
             return Err(KmsError::new(ErrorKind::KeyUnavailable, "detached"));
         }
         state.stream = Some(handle);
+        self.lease.renew();
         Ok(stream)
     }
 
@@ -156,6 +196,13 @@ impl Shared {
                 Ok(event) => event,
                 Err(error) => return error,
             };
+            if self.lease.has_lapsed() {
+                return io::ErrorKind::TimedOut.into();
+            }
+            self.lease.renew();
+            if event == Event::Alive {
+                continue;
+            }
             if let Event::Lock { id, .. } | Event::Unlock { id } = event {
                 self.last_lock.store(id, Ordering::SeqCst);
             }
@@ -195,6 +242,7 @@ fn handle(watcher: &dyn KeyWatcher, event: Event) -> EventReply {
         }
         Event::Vouch { id } => EventReply { id, report: None, mount: watcher.vouch() },
         Event::Describe { id } => EventReply { id, report: None, mount: Some(watcher.describe()) },
+        Event::Alive => EventReply::default(),
     }
 }
 

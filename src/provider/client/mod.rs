@@ -4,6 +4,7 @@
 //! repeated; calls that must not happen twice get a connection of their own.
 
 mod channel;
+mod lease;
 
 use std::io;
 use std::os::unix::net::UnixStream;

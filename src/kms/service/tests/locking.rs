@@ -42,7 +42,7 @@ impl KeyWatcher for Mount {
     }
 
     fn cut(&self, key: &KeyId, state: Option<KeyState>) -> CutReport {
-        self.told.lock().push(format!("cut {state}"));
+        self.told.lock().push(format!("cut {state:?}"));
         self.cut.lock().insert(*key);
         CutReport { mount: "/m".to_owned(), ..CutReport::default() }
     }
@@ -268,7 +268,7 @@ fn what_fell_due_while_locked_is_done_before_mounts_are_let_in() {
     service.tick();
     assert_eq!(world.state(&doomed), KeyState::PendingDeletion, "deletions wait for the root key");
     world.unlock();
-    assert_eq!(*mount.told.lock(), ["lock", "cut PendingImport", "unlock"]);
+    assert_eq!(*mount.told.lock(), ["lock", "cut Some(PendingImport)", "unlock"]);
     assert_eq!(world.state(&expiring), KeyState::PendingImport);
     let gone = service.describe_key(&world.caller, &named(&doomed)).unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
