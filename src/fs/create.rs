@@ -191,7 +191,7 @@ impl Fs {
         let epoch = self.next_epoch(0)?;
         let opened = SealedFile::create(Ciphertext::writable(file), head, &made.plaintext, wrapped, epoch)?;
         gate.check_program()?;
-        Ok(OpenFile::new(opened, gate))
+        Ok(OpenFile::new(opened, gate, self.inodes.count_descriptor()))
     }
 
     /// Makes an entry that is neither a regular file nor a directory.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use rustix::fs::Stat;
 
 use super::attr::{FileKind, keyless_size};
-use super::descriptors::Descriptors;
+use super::descriptors::{Counted, Descriptors};
 use super::directory::Directory;
 use super::open_file::OpenFile;
 use super::volume::Volume;
@@ -231,7 +231,12 @@ pub(super) struct InodeTable {
 const WORTH_GIVING_BACK: usize = 1 << 16;
 
 impl InodeTable {
-    /// A table that holds about `descriptors` descriptors at most.
+    /// Counts an open file's descriptor.
+    pub(super) fn count_descriptor(&self) -> Counted {
+        self.descriptors.count()
+    }
+
+    /// A table that holds about half of `descriptors` at most, and fewer when many files are open.
     pub(super) fn new(volume: &Volume, descriptors: usize) -> FsResult<Self> {
         let fd = volume.disk.find(&volume.root, ".")?;
         let stat = volume.disk.stat(&fd)?;

@@ -164,7 +164,7 @@ impl Fs {
             cache: KeyCache::new(CacheSettings::default()),
             gates: Gates::default(),
             usage: Usage::default(),
-            inodes: InodeTable::new(&volume, descriptors / 2)?,
+            inodes: InodeTable::new(&volume, descriptors)?,
             handles: RwLock::default(),
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use rustix::fs::{Mode, OFlags};
 
 use super::attr::keyless_size;
+use super::descriptors::Counted;
 use super::disk::{Disk, DiskFile};
 use super::inode::{Inode, Opening};
 use super::keys::{Access, Gate, KeysInUse, file_context};
@@ -30,6 +31,7 @@ pub(super) struct OpenFile {
     pub(super) keys: RwLock<Option<Arc<FileKeys>>>,
     /// When the file was last used, in seconds of the settler's clock.
     pub(super) last_use: AtomicI64,
+    _descriptor: Counted,
 }
 
 /// An open handle.
@@ -160,12 +162,13 @@ impl Backing for Ciphertext {
 }
 
 impl OpenFile {
-    pub(super) fn new(opened: Opened<Ciphertext>, gate: Arc<Gate>) -> Self {
+    pub(super) fn new(opened: Opened<Ciphertext>, gate: Arc<Gate>, descriptor: Counted) -> Self {
         Self {
             sealed: opened.file,
             gate: RwLock::new(gate),
             keys: RwLock::new(Some(Arc::new(opened.keys))),
             last_use: AtomicI64::new(0),
+            _descriptor: descriptor,
         }
     }
 
@@ -329,7 +332,11 @@ impl Fs {
                     self.index.add(inode.ino, &wrapping, keyless_size(length));
                 }
             }
-            opening.begin(Arc::new(OpenFile::new(opened, gate)), wrapping, keyless_size(length));
+            opening.begin(
+                Arc::new(OpenFile::new(opened, gate, self.inodes.count_descriptor())),
+                wrapping,
+                keyless_size(length),
+            );
             if let Some(open) = opening.join(want_write) {
                 return Ok(open);
             }
