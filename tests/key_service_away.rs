@@ -1,6 +1,11 @@
 //! A mount whose key service is stopped, slow or gone: what needs no key, and files whose keys are at
 //! hand, are served as if nothing were; what needs the service fails or succeeds within a bound.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed unwrap is a failed test; figures"
+)]
 
 #[path = "common/mod.rs"]
 mod common;

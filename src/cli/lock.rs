@@ -66,10 +66,10 @@ pub(super) fn lock(global: &Global, output: &Output) -> CliResult<()> {
     }
     let cut = report_cuts(&answer.mounts, output);
     output.print(&answer, |answer| {
-        let before = if answer.was_locked { "had been locked already" } else { "is locked" };
-        let mut lines = vec![format!("the key store {before}")];
-        lines.extend(cut);
-        lines
+        if answer.was_locked {
+            return vec!["the key store had been locked already".to_owned()];
+        }
+        [vec!["the key store is locked".to_owned()], cut].concat()
     })
 }
 

@@ -224,3 +224,42 @@ fn frames_read_back_what_was_written() {
     wire::wipe(&mut wiped.body);
     assert_eq!(wiped.body, json!({"Plaintext": ""}));
 }
+
+#[test]
+fn a_suspend_that_nobody_announced_locks_the_store_where_that_is_wanted() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use crate::kms::store_api::{LockReason, SecretMessage, UnlockStoreRequest};
+
+    let dir = tempfile::tempdir().unwrap();
+    let service = create(dir.path());
+    let slept = Arc::new(AtomicU64::new(60_000));
+    let watch = |when| {
+        let slept = Arc::clone(&slept);
+        let asleep = move || Duration::from_millis(slept.load(Ordering::SeqCst));
+        Vigil::start(Arc::clone(&service), when, asleep).unwrap()
+    };
+    let hour = Duration::from_secs(3600);
+    let look_twice = Duration::from_millis(2500);
+    let unwanted = watch(Vigilance { lock_after: Some(hour), on_suspend: false });
+    slept.fetch_add(5000, Ordering::SeqCst);
+    std::thread::sleep(look_twice);
+    assert!(!service.is_locked());
+    drop(unwanted);
+
+    let _wanted = watch(Vigilance { lock_after: None, on_suspend: true });
+    // The clocks are not read at the same moment.
+    slept.fetch_add(100, Ordering::SeqCst);
+    std::thread::sleep(look_twice);
+    assert!(!service.is_locked(), "it slept before it was watched over");
+    slept.fetch_add(5000, Ordering::SeqCst);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !service.is_locked() && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(service.locked().unwrap().reason, LockReason::Suspend);
+    let request = UnlockStoreRequest { secret: SecretMessage::from(&secret()) };
+    service.unlock_store(&request).unwrap();
+    std::thread::sleep(look_twice);
+    assert!(!service.is_locked(), "one suspend locks once");
+}

@@ -109,7 +109,7 @@ fn systemd_accepts_the_units() {
             verified += 1;
         }
     }
-    assert_eq!(verified, 6);
+    assert_eq!(verified, 7);
 }
 
 #[test]

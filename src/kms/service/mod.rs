@@ -35,7 +35,6 @@ mod volumes;
 mod tests;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,12 +43,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::api::StatusResponse;
 use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, Setup};
 use super::error::KmsError;
 use super::id::{KeyId, Realm, StoreId};
 use super::policy::{self, Identity, Policy};
-use super::state::{self, KeyManager, Operation};
+use super::state::{self, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{CutReport, KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
@@ -339,33 +337,6 @@ impl Service {
             |watcher| watcher.describe(),
             |mount| MountStatus { mountpoint: mount.to_owned(), ..MountStatus::default() },
         )
-    }
-
-    /// The number of keys in each state, internal ones left out.
-    pub fn keys_by_state(&self) -> BTreeMap<String, u64> {
-        let mut keys = BTreeMap::new();
-        for entry in self.book.read().keys.values() {
-            if entry.record.manager != KeyManager::Internal {
-                *keys.entry(entry.state().to_string()).or_default() += 1;
-            }
-        }
-        keys
-    }
-
-    /// The store, its keys by state, its mounts.
-    pub fn status(&self) -> StatusResponse {
-        StatusResponse {
-            store_id: self.store.id().to_string(),
-            directory: self.store.dir().display().to_string(),
-            region: self.realm().region.clone(),
-            account: self.realm().account.clone(),
-            pid: std::process::id(),
-            unlocked: !self.is_locked(),
-            locked: self.locked(),
-            memory_locked: crate::secret::all_locked(),
-            keys: self.keys_by_state(),
-            mounts: self.mounts(),
-        }
     }
 
     /// Does what the clock asks for: destroys keys, deletes imported material and rotates keys when

@@ -1,9 +1,10 @@
 //! Looking after the store itself: unlock slots, backups, inspection.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Caller, Service};
-use crate::kms::api::Empty;
+use crate::kms::api::{Empty, StatusResponse};
 use crate::kms::error::{ErrorKind, KmsError, Reason};
 use crate::kms::schedule::Costs;
 use crate::kms::state::KeyManager;
@@ -14,6 +15,33 @@ use crate::kms::store_api::{
 };
 
 impl Service {
+    /// The number of keys in each state, internal ones left out.
+    pub fn keys_by_state(&self) -> BTreeMap<String, u64> {
+        let mut keys = BTreeMap::new();
+        for entry in self.book.read().keys.values() {
+            if entry.record.manager != KeyManager::Internal {
+                *keys.entry(entry.state().to_string()).or_default() += 1;
+            }
+        }
+        keys
+    }
+
+    /// The store, its keys by state, its mounts.
+    pub fn status(&self) -> StatusResponse {
+        StatusResponse {
+            store_id: self.store.id().to_string(),
+            directory: self.store.dir().display().to_string(),
+            region: self.realm().region.clone(),
+            account: self.realm().account.clone(),
+            pid: std::process::id(),
+            unlocked: !self.is_locked(),
+            locked: self.locked(),
+            memory_locked: crate::secret::all_locked(),
+            keys: self.keys_by_state(),
+            mounts: self.mounts(),
+        }
+    }
+
     /// The unlock slots, by number.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ use crate::clock::ManualClock;
 use crate::kms::Costs;
 use crate::kms::api::*;
 use crate::kms::error::ErrorKind;
+use crate::kms::state::KeyManager;
 use crate::kms::{EncryptionContext, KeyMetadata};
 use crate::secret::Passphrase;
 
