@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use kmsfs::chunk::{Backing, ChunkError, Integrity, Memory, Opened, SealedFile, Step};
+use kmsfs::chunk::{Backing, ChunkError, Integrity, Memory, Opened, Reencryption, SealedFile, Step};
 use kmsfs::format::head::{Head, Kind};
 use kmsfs::format::schedule::FileKeys;
 use kmsfs::format::slot::Wrapped;
@@ -128,11 +128,22 @@ fn crashed_disk(log: &[Event], at: usize, mut survives: impl FnMut() -> bool) ->
 
 #[derive(Debug, Clone)]
 enum Op {
-    Write { at: u64, len: usize, seed: u8 },
+    Write {
+        at: u64,
+        len: usize,
+        seed: u8,
+    },
     Truncate(u64),
-    Punch { at: u64, len: u64 },
+    Punch {
+        at: u64,
+        len: u64,
+    },
     Sync,
     Settle,
+    /// Begins a re-encryption, or does some of the one that is under way.
+    Reencrypt(u64),
+    /// Does all that is left of a re-encryption.
+    Finish,
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -150,6 +161,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (at(), 1u64..15_000).prop_map(|(at, len)| Op::Punch { at, len }),
         2 => Just(Op::Sync),
         2 => Just(Op::Settle),
+        3 => (1u64..5).prop_map(Op::Reencrypt),
+        1 => Just(Op::Finish),
     ];
     proptest::collection::vec(op, 1..14)
 }
@@ -158,7 +171,9 @@ struct Run {
     recorder: Recorder,
     file: SealedFile<Recorder>,
     keys: FileKeys,
-    data_key: Arc<Key>,
+    /// The data keys that the file has had; a wrapped one is its number.
+    data_keys: Vec<Arc<Key>>,
+    reencryption: Option<Reencryption>,
     /// The contents after each operation, and how long the log was then.
     versions: Vec<(usize, Vec<u8>)>,
 }
@@ -170,12 +185,14 @@ fn epoch(current: u32) -> Result<u32, ChunkError> {
 fn carry_out(ops: &[Op]) -> Run {
     let recorder = Recorder::default();
     let data_key = Arc::new(Key::random().unwrap());
+    let wrapped = wrapped(0);
     let head = Head::new(Kind::File, Id([1; 16]), Id([2; 16]), Id([3; 16]));
-    let Opened { file, keys } =
-        SealedFile::create(recorder.clone(), head, &data_key, Wrapped::default(), 1).unwrap();
+    let Opened { file, keys } = SealedFile::create(recorder.clone(), head, &data_key, wrapped, 1).unwrap();
     recorder.sync(true).unwrap();
     let start = recorder.log.lock().unwrap().len();
-    let mut run = Run { recorder, file, keys, data_key, versions: vec![(start, Vec::new())] };
+    let data_keys = vec![data_key];
+    let versions = vec![(start, Vec::new())];
+    let mut run = Run { recorder, file, keys, data_keys, reencryption: None, versions };
     for op in ops {
         let mut model = run.versions.last().unwrap().1.clone();
         match *op {
@@ -199,11 +216,46 @@ fn carry_out(ops: &[Op]) -> Run {
             }
             Op::Sync => run.file.sync(true).unwrap(),
             Op::Settle => settle(&run.file, &run.keys),
+            Op::Reencrypt(units) => run.reencrypt(units),
+            Op::Finish => run.finish(),
         }
         let len = run.recorder.log.lock().unwrap().len();
         run.versions.push((len, model));
     }
     run
+}
+
+fn wrapped(number: usize) -> Wrapped {
+    Wrapped { blob: vec![number as u8], ..Wrapped::default() }
+}
+
+impl Run {
+    fn reencrypt(&mut self, units: u64) {
+        if let Some(work) = &mut self.reencryption {
+            return self.file.reencrypt(&self.keys, work, units << 12, epoch).unwrap();
+        }
+        let new = Arc::new(Key::random().unwrap());
+        let present = self.data_keys.last().unwrap();
+        let wrapped = wrapped(self.data_keys.len());
+        let (keys, work) = self.file.begin_reencryption(present, &new, wrapped, epoch).unwrap();
+        (self.keys, self.reencryption) = (keys, Some(work));
+        self.data_keys.push(new);
+    }
+
+    fn finish(&mut self) {
+        if let Some(mut work) = self.reencryption.take() {
+            finish(&self.file, &mut self.keys, &mut work);
+        }
+    }
+}
+
+/// Does all that is left of a re-encryption.
+fn finish<B: Backing>(file: &SealedFile<B>, keys: &mut FileKeys, work: &mut Reencryption) {
+    while !work.is_through() {
+        file.reencrypt(keys, work, 16 << 12, epoch).unwrap();
+    }
+    assert!(file.finish_reencryption(keys, work).unwrap());
+    keys.previous = None;
 }
 
 fn settle<B: Backing>(file: &SealedFile<B>, keys: &FileKeys) {
@@ -251,9 +303,8 @@ fn check(run: &Run, at: usize, disk: Vec<u8>) -> Result<(), TestCaseError> {
     memory.replace(disk);
     let memory = Arc::new(memory);
     let recorder = Recorder { disk: Arc::clone(&memory), log: Arc::default() };
-    let key = Arc::clone(&run.data_key);
-    let opened = SealedFile::open(recorder.clone(), Integrity::Recovering, |_, _| Ok::<_, ChunkError>(key));
-    let Opened { file, keys } = match opened {
+    let opened = open(run, &recorder, Integrity::Recovering);
+    let Opened { file, mut keys } = match opened {
         Ok(opened) => opened,
         Err(error) => return Err(TestCaseError::fail(format!("does not open: {error}"))),
     };
@@ -266,14 +317,33 @@ fn check(run: &Run, at: usize, disk: Vec<u8>) -> Result<(), TestCaseError> {
         prop_assert!(is_known(&possible, index, chunk), "chunk {} is neither old nor new", index);
     }
     settle(&file, &keys);
-    let key = Arc::clone(&run.data_key);
-    let opened = SealedFile::open(recorder, Integrity::Settled, |_, _| Ok::<_, ChunkError>(key));
-    let Ok(Opened { file, keys }) = opened else {
+    reads_settled(run, &recorder, &read)?;
+    // What was left of a re-encryption can be done, also by somebody who has not begun it, and in
+    // the end the newer key is enough.
+    if let Some(mut work) = file.resume_reencryption() {
+        finish(&file, &mut keys, &mut work);
+        let mut again = vec![0; size];
+        prop_assert!(file.read(&keys, 0, &mut again).is_ok() && again == read);
+        settle(&file, &keys);
+        prop_assert!(!reads_settled(run, &recorder, &read)?.is_being_reencrypted());
+    }
+    Ok(())
+}
+
+fn open(run: &Run, recorder: &Recorder, integrity: Integrity) -> Result<Opened<Recorder>, ChunkError> {
+    SealedFile::open(recorder.clone(), integrity, |_, wrapped| {
+        Ok(Arc::clone(&run.data_keys[usize::from(wrapped.blob[0])]))
+    })
+}
+
+/// A settled file opens and reads like this.
+fn reads_settled(run: &Run, recorder: &Recorder, read: &[u8]) -> Result<SealedFile<Recorder>, TestCaseError> {
+    let Ok(Opened { file, keys }) = open(run, recorder, Integrity::Settled) else {
         return Err(TestCaseError::fail("damaged after it was settled again"));
     };
-    let mut again = vec![0; size];
-    prop_assert!(file.read(&keys, 0, &mut again).is_ok_and(|len| len == size) && again == read);
-    Ok(())
+    let mut again = vec![0; read.len()];
+    prop_assert!(file.read(&keys, 0, &mut again).is_ok_and(|len| len == read.len()) && again == read);
+    Ok(file)
 }
 
 proptest! {

@@ -8,12 +8,12 @@ use std::path::Path;
 use kmsfs::chunk::{Memory, Opened, SealedFile};
 use kmsfs::codec::Reader;
 use kmsfs::crypto::kdf::{Kdf, sha256};
-use kmsfs::crypto::wrap::{open_into, seal_with};
+use kmsfs::crypto::wrap::{self, open_into, seal_with};
 use kmsfs::format::floors::{DIRECT, ENTRIES, INLINE, ROOTS_2, ROOTS_3, TABLE_LEN};
 use kmsfs::format::head::{self, HEAD_LEN, Head, Kind};
 use kmsfs::format::layout::{self, Layout, MapPage};
 use kmsfs::format::page::{HEAD_COPY_OFFSET, Page};
-use kmsfs::format::schedule::{FileKeys, VolumeKeys, labels};
+use kmsfs::format::schedule::{FileKeys, VolumeKeys, labels, seal_previous};
 use kmsfs::format::slot::{self, SLOT_OFFSETS, Wrapped};
 use kmsfs::format::state::{self, DirectoryState, FileState, STATE_LEN, VolumeState};
 use kmsfs::format::{self, Id, PAGE_LEN, unit};
@@ -113,6 +113,7 @@ fn every_constant_has_the_value_that_the_page_gives() {
         format::state::MAX_KEY_REFERENCE_LEN,
         format::state::UNSETTLED,
         format::state::LOWERED,
+        format::state::REENCRYPTING,
         format::state::CLEAN,
         format::state::ALL_SETTLED,
         format::unit::AAD_LEN,
@@ -150,6 +151,7 @@ fn every_constant_has_the_value_that_the_page_gives() {
         format::schedule::labels::CONTENT,
         format::schedule::labels::HEADER,
         format::schedule::labels::XATTR,
+        format::schedule::labels::PREVIOUS_KEY,
         format::schedule::labels::COMMITMENT,
         format::schedule::labels::VOLUME_HEADER,
         format::schedule::labels::VOLUME_COMMITMENT,
@@ -164,6 +166,7 @@ fn every_constant_has_the_value_that_the_page_gives() {
         fs::KEY_XATTR,
         fs::INFO_XATTR,
         fs::INDEX_XATTR,
+        fs::REENCRYPT_XATTR,
     ];
     let spaceless = |name: &str| name.replace(' ', "");
     let ours: BTreeMap<String, String> =
@@ -198,7 +201,9 @@ fn a_page_has_its_fields_where_they_are_drawn() {
     let wrapped = Wrapped { key_arn: arn.into(), key_version: 0x0102_0304, blob: vec![9; 98] };
     let key = || Key::take_from(&mut [5; 32]);
     let state = [7; STATE_LEN];
-    let bytes_on_disk = Page::build(&head, 0x1122, &wrapped, &[6; 32], &state, &key()).unwrap();
+    let previous = [4; 60];
+    let built = Page::build(&head, 0x1122, &wrapped, &[6; 32], Some(&previous), &state, &key());
+    let bytes_on_disk = built.unwrap();
 
     let f = fields("head");
     let drawn_head = &bytes_on_disk[..HEAD_LEN];
@@ -224,6 +229,7 @@ fn a_page_has_its_fields_where_they_are_drawn() {
         let mut area = Reader::new(bytes(slot, &f["wrapped key"]));
         assert_eq!(area.string16().unwrap(), arn.as_bytes());
         assert_eq!(area.string16().unwrap(), [9; 98]);
+        assert_eq!(area.string16().unwrap(), previous);
         assert!(area.rest().iter().all(|&b| b == 0));
         assert_eq!(bytes(slot, &f["checksum"]), &sha256(&[&slot[..f["checksum"].0]])[..16]);
         // Sealed as described: label, head and the public part are its associated data.
@@ -249,6 +255,7 @@ fn states_have_their_fields_where_they_are_drawn() {
     file.min_size = 77;
     file.lowered = true;
     file.settled_epoch = 0x0304;
+    file.new_key_since = 0x0203;
     for (at, floor) in file.floors.iter_mut().enumerate() {
         *floor = at as u32 + 1;
     }
@@ -256,9 +263,13 @@ fn states_have_their_fields_where_they_are_drawn() {
     let f = fields("file state");
     assert_eq!(number(&sealed, &f["size"]), file.size);
     assert_eq!(number(&sealed, &f["minimum size"]), 77);
-    assert_eq!(number(&sealed, &f["flags"]), u64::from(state::UNSETTLED | state::LOWERED));
+    assert_eq!(
+        number(&sealed, &f["flags"]),
+        u64::from(state::UNSETTLED | state::LOWERED | state::REENCRYPTING)
+    );
     assert_eq!(number(&sealed, &f["epoch"]), 0x0506);
     assert_eq!(number(&sealed, &f["settled epoch"]), 0x0304);
+    assert_eq!(number(&sealed, &f["first epoch of the present data key"]), 0x0203);
     let mut first = 0;
     for (name, count) in [
         ("floors of chunks 0 to 127", INLINE),
@@ -342,10 +353,16 @@ fn keys_are_derived_as_drawn() {
     let ours = VolumeKeys::derive(&key(), volume);
     let from_volume_key = |info: &[&[u8]]| Kdf::new(&key(), &volume.0).key(info);
     let names_key = ours.names(object);
-    let derived: [(&[u8], &str, &Key, Key); 10] = [
+    // What it seals is bound to volume and file once more.
+    let (previous, aad) =
+        (from_data_key(labels::PREVIOUS_KEY), [labels::PREVIOUS_KEY, &volume.0, &object.0].concat());
+    let sealed = seal_previous(&key(), volume, object, &Key::take_from(&mut [9; 32])).unwrap();
+    assert_eq!(wrap::unwrap(&previous, &aad, &sealed).unwrap(), Key::take_from(&mut [9; 32]));
+    let derived: [(&[u8], &str, &Key, Key); 11] = [
         (labels::CONTENT, "‖ volume id", &file.content, from_data_key(labels::CONTENT)),
         (labels::HEADER, "‖ volume id", &file.header, from_data_key(labels::HEADER)),
         (labels::XATTR, "‖ volume id", &file.xattr, from_data_key(labels::XATTR)),
+        (labels::PREVIOUS_KEY, "‖ volume id", &previous, from_data_key(labels::PREVIOUS_KEY)),
         (labels::VOLUME_HEADER, "", &ours.header, from_volume_key(&[labels::VOLUME_HEADER])),
         (labels::DIRECTORY_RECORD, "", &ours.directory, from_volume_key(&[labels::DIRECTORY_RECORD])),
         (labels::NAMES, "‖ directory id", &names_key, from_volume_key(&[labels::NAMES, &object.0])),

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER;
 use kmsfs::clock::SystemClock;
 use kmsfs::crypto::kdf::sha256;
-use kmsfs::fs::{Allocate, Attr, FileKind, Fs, KEY_XATTR, NewMode, ROOT_INO, Requester, SetAttr, Volume};
+use kmsfs::fs::{
+    Allocate, Attr, FileKind, Fs, KEY_XATTR, NewMode, REENCRYPT_XATTR, ROOT_INO, Requester, SetAttr, Volume,
+};
 use kmsfs::kms::api::{AliasRequest, CreateKeyRequest};
 use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
 use kmsfs::provider::{Embedded, Provider};
@@ -38,6 +40,10 @@ fn every_released_volume_reads_back_and_can_be_written() {
         let fs = world.mount();
         assert!(!fs.volume().is_recovering(), "{version}: it was unmounted properly");
         same(&version, &listing(&fs), &expected);
+        let finished = finish_reencryptions(&fs);
+        assert_eq!(finished, expected.matches(" being re-encrypted").count(), "{version}");
+        let afterwards = expected.replace(" being re-encrypted", "").replace(" unsettled", " settled");
+        same(&version, &listing(&fs), &afterwards);
         write_everywhere(&fs, &version);
         fs.shut_down().unwrap();
         drop(fs);
@@ -54,6 +60,20 @@ fn every_released_volume_reads_back_and_can_be_written() {
             }
         }
     }
+}
+
+/// Goes on with every re-encryption to its end; answers how many there were.
+fn finish_reencryptions(fs: &Fs) -> usize {
+    let step = |attr: &Attr| fs.setxattr(me(), attr.ino, OsStr::new(REENCRYPT_XATTR), b"", 0);
+    let files = walk(fs).into_values().filter(|attr| attr.kind == FileKind::Regular);
+    let finished = files.filter(|attr| {
+        let begun = fs.getxattr(attr.ino, OsStr::new(REENCRYPT_XATTR)).is_ok();
+        while begun && step(attr).is_ok() {}
+        begun
+    });
+    let finished = finished.count();
+    fs.settle_closed();
+    finished
 }
 
 /// Writes to every file, makes new ones, and settles.
@@ -171,8 +191,9 @@ fn contents(fs: &Fs, attr: &Attr) -> String {
     }
     fs.release(fh);
     let state = if info["settled"] == true { "settled" } else { "unsettled" };
-    let links = attr.nlink;
-    format!(" {} bytes {state} {links} links {}", attr.size, HEXLOWER.encode(&sha256(&[&all])))
+    let half_done = if info["being_reencrypted"] == true { " being re-encrypted" } else { "" };
+    let (size, links) = (attr.size, attr.nlink);
+    format!(" {size} bytes {state}{half_done} {links} links {}", HEXLOWER.encode(&sha256(&[&all])))
 }
 
 fn xattrs(fs: &Fs, ino: u64) -> BTreeMap<String, Vec<u8>> {
@@ -229,19 +250,8 @@ fn me() -> Requester {
 #[test]
 #[ignore = "writes tests/volumes"]
 fn make_a_volume_of_this_format() {
-    let place = volumes().join(format!("v{}", kmsfs::format::VERSION));
-    fs::create_dir_all(volumes()).unwrap();
-    fs::create_dir(&place).expect("a released format stays as it is");
-    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let secret = UnlockSecret::KeyFile(Passphrase::new(KEY_FILE.to_vec()));
-    let options =
-        StoreOptions { costs: Costs { memory_kib: 32, passes: 1, lanes: 1 }, ..StoreOptions::default() };
-    let service =
-        Service::create(&dir.path().join("keys"), &secret, &options, Arc::new(SystemClock)).unwrap();
-    let world = World::of(dir, service);
-    let keys = ["alias/first", "alias/second"].map(|alias| world.key(alias));
-    fs::create_dir(world.root()).unwrap();
-    Volume::create(&world.root(), &*world.provider, &keys[0]).unwrap();
+    let place = new_place("");
+    let (world, keys) = World::new();
     let fs = world.mount();
     fill(&fs, &keys[1]);
     fs.shut_down().unwrap();
@@ -261,11 +271,66 @@ fn make_a_volume_of_this_format() {
     drop(guard);
     world.switch(&keys[0], true);
     pack(&world, &place);
-    let unpacked = World::unpack(&place.join("volume.tar.gz"));
-    fs::write(place.join("listing"), listing(&unpacked.mount())).unwrap();
+}
+
+/// The same with files that are in the midst of being re-encrypted, at every stage of it.
+#[test]
+#[ignore = "writes tests/volumes"]
+fn make_a_volume_that_is_being_reencrypted() {
+    let place = new_place("-reencrypting");
+    let (world, keys) = World::new();
+    let fs = world.mount();
+    fill(&fs, &keys[1]);
+    let reencrypt = |ino: u64, steps: usize| {
+        let name = OsStr::new(REENCRYPT_XATTR);
+        fs.setxattr(me(), ino, name, keys[1].as_bytes(), 0).unwrap();
+        // One with two names comes twice, and may be done earlier.
+        for _ in 0..steps {
+            let _ = fs.setxattr(me(), ino, name, b"", 0);
+        }
+    };
+    for (path, attr) in walk(&fs).into_iter().filter(|(_, attr)| attr.kind == FileKind::Regular) {
+        // Some are only begun, some sealed anew and not finished, some are done.
+        reencrypt(attr.ino, path.len() % 3);
+        if path.ends_with(b"unsettled") {
+            let fh = fs.open(attr.ino, true).unwrap();
+            fs.write(fh, PAYLOAD, &pattern(3, 500), false, None).unwrap();
+            fs.release(fh);
+        }
+    }
+    let punched = fs.lookup(ROOT_INO, OsStr::new("sparse")).unwrap().ino;
+    let fh = fs.open(punched, true).unwrap();
+    // A map page under the new key, among others that are not.
+    fs.fallocate(me(), fh, 128 * PAYLOAD, PAYLOAD, Allocate::PunchHole).unwrap();
+    fs.release(fh);
+    fs.shut_down().unwrap();
+    drop(fs);
+    pack(&world, &place);
+}
+
+fn new_place(what: &str) -> PathBuf {
+    let place = volumes().join(format!("v{}{what}", kmsfs::format::VERSION));
+    fs::create_dir_all(volumes()).unwrap();
+    assert!(fs::create_dir(&place).is_ok(), "a released format stays as it is");
+    place
 }
 
 impl World {
+    /// A new one, with an empty volume under the first of two master keys.
+    fn new() -> (Self, [String; 2]) {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let secret = UnlockSecret::KeyFile(Passphrase::new(KEY_FILE.to_vec()));
+        let options =
+            StoreOptions { costs: Costs { memory_kib: 32, passes: 1, lanes: 1 }, ..StoreOptions::default() };
+        let service =
+            Service::create(&dir.path().join("keys"), &secret, &options, Arc::new(SystemClock)).unwrap();
+        let world = Self::of(dir, service);
+        let keys = ["alias/first", "alias/second"].map(|alias| world.key(alias));
+        fs::create_dir(world.root()).unwrap();
+        Volume::create(&world.root(), &*world.provider, &keys[0]).unwrap();
+        (world, keys)
+    }
+
     fn key(&self, alias: &str) -> String {
         let caller = Caller::current();
         let made = self.service.create_key(&caller, &CreateKeyRequest::default()).unwrap();
@@ -353,4 +418,6 @@ fn pack(world: &World, place: &Path) {
         .args(["keys/store.redb", "volume"])
         .status();
     assert!(packed.unwrap().success());
+    let unpacked = World::unpack(&place.join("volume.tar.gz"));
+    fs::write(place.join("listing"), listing(&unpacked.mount())).unwrap();
 }

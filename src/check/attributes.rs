@@ -16,17 +16,17 @@ use crate::secret::Key;
 /// Bytes of the keyed hash in a backing attribute's name.
 const HASH_LEN: usize = 16;
 
-/// Checks the attributes of a file or directory: whether they open under its key or, without one,
+/// Checks the attributes of a file or directory: whether they open under one of its keys or, without one,
 /// whether they are well formed.
-pub(super) fn check(scene: &Scene<'_>, place: &Place, file: impl AsFd, opener: Option<(&Key, Id)>) {
+pub(super) fn check(scene: &Scene<'_>, place: &Place, file: impl AsFd, opener: Option<(&[&Key], Id)>) {
     let names = match scene.disk.list_xattrs(&file) {
         Ok(names) => names,
         Err(error) => return scene.not_readable(place, &error.into()),
     };
     for name in names.split(|&b| b == 0).filter(|name| name.starts_with(SEALED_XATTR_PREFIX.as_bytes())) {
         let good = match (scene.disk.get_xattr(&file, name), opener, scene.keyed) {
-            (Ok(value), Some((key, id)), Some(keyed)) => {
-                open_attribute(keyed.volume, name, &value, key, id).is_ok()
+            (Ok(value), Some((keys, id)), Some(keyed)) => {
+                open_attribute(keyed.volume, name, &value, keys, id).is_ok()
             }
             (Ok(value), ..) => is_well_formed(name, &value),
             (Err(error), ..) => {

@@ -36,7 +36,7 @@ pub(super) fn check(scene: &Scene<'_>, dir: &DiskFile, place: &Place, ino: u64) 
     if place.backing.as_os_str().is_empty() {
         let keyed = scene.keyed?;
         let keys = &keyed.volume.keys;
-        attributes::check(scene, place, dir, Some((&keys.directory_xattr, keyed.volume.id)));
+        attributes::check(scene, place, dir, Some((&[&keys.directory_xattr], keyed.volume.id)));
         return Some(Known { names: keys.names(keyed.volume.id) });
     }
     let record = Place { backing: place.backing.join(DIRECTORY_NAME), path: place.path.clone() };
@@ -50,7 +50,7 @@ pub(super) fn check(scene: &Scene<'_>, dir: &DiskFile, place: &Place, ino: u64) 
     if scene.is_copy(id, ino) {
         scene.found(place, Finding::DuplicateId(id), None);
     }
-    attributes::check(scene, place, dir, Some((&keyed.volume.keys.directory_xattr, id)));
+    attributes::check(scene, place, dir, Some((&[&keyed.volume.keys.directory_xattr], id)));
     Some(Known { names: keyed.volume.keys.names(id) })
 }
 

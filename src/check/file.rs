@@ -232,7 +232,7 @@ fn check_opened(scene: &Scene<'_>, place: &Place, stat: &Stat, opened: &Opened<P
     let (file, keys) = (&opened.file, &opened.keys);
     let layout = file.head().layout();
     let mark = file.mark();
-    attributes::check(scene, place, file.backing(), Some((&keys.xattr, file.head().object)));
+    attributes::check(scene, place, file.backing(), Some((&keys.xattr_keys(), file.head().object)));
     let mut notes = Notes { scene, found: Vec::new() };
     let newest = file.verify(keys, !scene.headers_only, &mut notes);
     for finding in notes.found {
@@ -240,6 +240,9 @@ fn check_opened(scene: &Scene<'_>, place: &Place, stat: &Stat, opened: &Opened<P
     }
     let ControlFlow::Continue(newest) = newest else { return ControlFlow::Break(()) };
     let grown = layout.logical_size(stat.st_size.cast_unsigned()) != Some(file.size());
+    if mark.reencrypting {
+        scene.found(place, Finding::Reencrypting, None);
+    }
     if mark.unsettled || newest > mark.epoch || grown {
         scene.found(place, Finding::Unsettled, Remedy::Settle);
     }

@@ -116,6 +116,8 @@ pub enum Finding {
     },
     /// The file was being written or created when the mount ended.
     Unsettled,
+    /// The file is between two data keys.
+    Reencrypting,
 
     // Links.
     /// A symbolic link's target is not of this volume.
@@ -172,6 +174,7 @@ impl Finding {
             Self::Map { .. } => "map",
             Self::Unreadable { .. } => "unreadable",
             Self::Unsettled => "unsettled",
+            Self::Reencrypting => "reencrypting",
             Self::LinkForged => "link-forged",
             Self::TargetMissing => "target-missing",
             Self::TargetOrphaned => "target-orphaned",
@@ -187,7 +190,7 @@ impl Finding {
     /// How bad it is.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Foreign | Self::OtherFilesystem => Severity::Note,
+            Self::Foreign | Self::OtherFilesystem | Self::Reencrypting => Severity::Note,
             Self::NotClean
             | Self::NotAllSettled
             | Self::VolumePageOld
@@ -288,6 +291,10 @@ impl fmt::Display for Finding {
                 write!(f, "{}: cannot be read: {}", count(chunks, "chunk"), words(*errno))
             }
             Self::Unsettled => write!(f, "interrupted while it was written, and not settled since"),
+            Self::Reencrypting => write!(
+                f,
+                "its re-encryption is not done; 'kmsfs file set-key --new-data-key' goes on with it"
+            ),
             Self::LinkForged => write!(f, "the link's target is damaged or not of this volume"),
             Self::TargetMissing => write!(f, "the link's stored target is missing"),
             Self::TargetOrphaned => write!(f, "a stored target whose link is gone"),

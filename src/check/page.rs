@@ -97,7 +97,7 @@ mod tests {
     fn sample(sequence: u64) -> PageBytes {
         let head = Head::new(Kind::File, Id([1; 16]), Id([2; 16]), Id([3; 16]));
         let key = Key::take_from(&mut [5; 32]);
-        Page::build(&head, sequence, &Wrapped::default(), &[6; 32], &[8; STATE_LEN], &key).unwrap()
+        Page::build(&head, sequence, &Wrapped::default(), &[6; 32], None, &[8; STATE_LEN], &key).unwrap()
     }
 
     #[test]

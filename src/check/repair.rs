@@ -361,7 +361,8 @@ impl Workshop<'_> {
         let head = Head::new(Kind::Directory, self.volume.id, id, self.volume.id);
         let state = DirectoryState { assigned_key }.encode().map_err(io::Error::other)?;
         let keys = &self.volume.keys;
-        let page = Page::build(&head, 1, &Wrapped::default(), &keys.commitment, &state, &keys.directory);
+        let page =
+            Page::build(&head, 1, &Wrapped::default(), &keys.commitment, None, &state, &keys.directory);
         Ok((page.map_err(io::Error::other)?, how))
     }
 

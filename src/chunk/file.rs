@@ -11,8 +11,8 @@ use crate::crypto::aead::{self, Aead};
 use crate::format::head::{Head, Kind};
 use crate::format::layout::{Layout, MapPage};
 use crate::format::page::Page;
-use crate::format::schedule::FileKeys;
-use crate::format::slot::{COMMITMENT_LEN, Wrapped};
+use crate::format::schedule::{FileKeys, open_previous};
+use crate::format::slot::{COMMITMENT_LEN, SealedKey, Slot, Wrapped};
 use crate::format::state::FileState;
 use crate::format::{FormatError, PAGE_LEN};
 use crate::secret::Key;
@@ -43,12 +43,15 @@ pub struct SealedFile<B> {
     pub(super) lowering_pending: AtomicBool,
     /// A write failed halfway: which chunks it reached is not known.
     pub(super) uncertain: AtomicBool,
+    /// A flush has failed: what was written before it may never reach the disk.
+    pub(super) flush_failed: AtomicBool,
     /// Counts writes, changes of shape and settlings, so that settling can tell that none came in
     /// between.
     pub(super) changes: AtomicU64,
 }
 
 /// What has to stay the same while data is read or written.
+#[derive(Clone)]
 pub(super) struct Shape {
     /// Plaintext size in bytes, now.
     pub(super) size: u64,
@@ -68,6 +71,11 @@ pub(super) struct Shape {
     pub(super) sequence: u64,
     pub(super) wrapped: Wrapped,
     pub(super) commitment: [u8; COMMITMENT_LEN],
+    /// The previous data key of a file that is being re-encrypted.
+    pub(super) previous: Option<SealedKey>,
+    /// Which header is on the disk is not known: the next one must be there before anything relies
+    /// on it.
+    pub(super) in_doubt: bool,
 }
 
 /// How much a file's own evidence is worth when it is opened.
@@ -125,6 +133,8 @@ impl<B: Backing> SealedFile<B> {
             sequence: 0,
             wrapped,
             commitment: keys.commitment,
+            previous: None,
+            in_doubt: false,
         };
         let file = Self::assemble(backing, head, shape);
         file.write_header(&mut file.shape.write(), &keys)?;
@@ -199,8 +209,10 @@ impl<B: Backing> SealedFile<B> {
     /// # Errors
     /// [`FormatError::Forged`] if it is another data key.
     pub fn derive_keys(&self, data_key: &Key) -> Result<FileKeys, FormatError> {
-        let commitment = self.shape.read().commitment;
-        FileKeys::derive_checked(data_key, self.head.volume, self.head.object, &commitment)
+        let shape = self.shape.read();
+        let Head { volume, object, .. } = self.head;
+        let keys = FileKeys::derive_checked(data_key, volume, object, &shape.commitment)?;
+        add_previous(keys, data_key, &self.head, shape.previous.as_ref(), &shape.state)
     }
 
     /// Makes everything written so far durable with one flush of the backing file.
@@ -212,6 +224,7 @@ impl<B: Backing> SealedFile<B> {
         let synced = self.backing.sync(data_only);
         if synced.is_err() {
             self.hole_pending.fetch_or(hole_pending, Ordering::SeqCst);
+            self.flush_failed.store(true, Ordering::SeqCst);
         }
         Ok(synced?)
     }
@@ -224,6 +237,7 @@ impl<B: Backing> SealedFile<B> {
             sequence,
             &shape.wrapped,
             &shape.commitment,
+            shape.previous.as_ref(),
             &shape.state.encode(),
             &keys.header,
         )?;
@@ -255,10 +269,12 @@ impl<B: Backing> SealedFile<B> {
         }
         shape.state.epoch = next_epoch(shape.state.epoch)?;
         shape.ceiling = shape.ceiling.max(shape.state.epoch);
-        if let Err(error) = self.write_header(shape, keys) {
+        let marked = self.write_header(shape, keys);
+        if let Err(error) = marked.and_then(|()| if shape.in_doubt { self.sync(true) } else { Ok(()) }) {
             (shape.state, shape.ceiling) = before;
             return Err(error.into());
         }
+        shape.in_doubt = false;
         shape.in_session = true;
         shape.session_began = shape.state.epoch;
         Ok(())
@@ -284,6 +300,7 @@ impl<B: Backing> SealedFile<B> {
             uncertain: AtomicBool::new(false),
             lowering_pending: AtomicBool::new(false),
             hole_pending: AtomicBool::new(false),
+            flush_failed: AtomicBool::new(false),
             changes: AtomicU64::new(0),
         }
     }
@@ -310,7 +327,7 @@ fn check<B: Backing>(
     integrity: Integrity,
 ) -> Result<(FileKeys, Shape), ChunkError> {
     let head = &page.head;
-    let keys = FileKeys::derive(data_key, head.volume, head.object);
+    let mut keys = FileKeys::derive(data_key, head.volume, head.object);
     let mut refused = FormatError::NoValidSlot;
     let opened = page.slots().iter().find_map(|slot| {
         let state = if bool::from(slot.commitment.ct_eq(&keys.commitment)) {
@@ -320,7 +337,8 @@ fn check<B: Backing>(
         };
         state.map_err(|error| refused = error).ok().map(|state| (slot, state))
     });
-    let (slot, state) = opened.ok_or(refused)?;
+    let (slot, state): (&Slot, FileState) = opened.ok_or(refused)?;
+    keys = add_previous(keys, data_key, head, slot.previous.as_ref(), &state)?;
     let size = actual_size(&state, head.layout(), backing, integrity)?;
     let recovering = integrity == Integrity::Recovering;
     let shape = Shape {
@@ -333,9 +351,30 @@ fn check<B: Backing>(
         sequence: slot.sequence,
         wrapped: slot.wrapped.clone(),
         commitment: slot.commitment,
+        previous: slot.previous,
+        in_doubt: false,
         state,
     };
     Ok((keys, shape))
+}
+
+/// A file's keys and, if it is being re-encrypted, those of the data key before this one.
+fn add_previous(
+    keys: FileKeys,
+    data_key: &Key,
+    head: &Head,
+    sealed: Option<&SealedKey>,
+    state: &FileState,
+) -> Result<FileKeys, FormatError> {
+    match (sealed, state.new_key_since) {
+        (None, 0) => Ok(keys),
+        (Some(sealed), since @ 1..) => {
+            let previous = open_previous(data_key, head.volume, head.object, sealed)?;
+            let previous = FileKeys::derive(&previous, head.volume, head.object);
+            Ok(keys.with_previous(previous, since))
+        }
+        _ => Err(FormatError::Impossible),
+    }
 }
 
 fn actual_size<B: Backing>(

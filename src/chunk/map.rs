@@ -12,7 +12,7 @@ use crate::format::PAGE_LEN;
 use crate::format::floors::{ENTRIES, INLINE, MapTable};
 use crate::format::layout::{FloorAt, MapPage};
 use crate::format::schedule::FileKeys;
-use crate::format::unit::{EpochBounds, open_map};
+use crate::format::unit::{EpochBounds, UnitHead, open_map};
 use crate::sync::Mutex;
 
 /// Map pages kept per open file: 32 level-1 pages speak for 132 MB.
@@ -99,7 +99,8 @@ impl<'a, B: Backing> Floors<'a, B> {
         let floor = self.of_map(page)?;
         let mut bytes = [0; PAGE_LEN];
         self.file.backing.read_at(&mut bytes, self.file.layout.map_offset(page))?;
-        let table = open_map(&self.keys.header, page, &bytes, self.bounds(floor))
+        let epoch = UnitHead::of(&bytes).epoch;
+        let table = open_map(self.keys.header_at(epoch), page, &bytes, self.bounds(floor))
             .map_err(|error| ChunkError::Map { page, error })?;
         let table = Arc::new(table);
         self.file.maps.insert(page, Arc::clone(&table));

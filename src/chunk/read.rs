@@ -14,7 +14,6 @@ use crate::format::floors::{ENTRIES, INLINE};
 use crate::format::layout::UNIT_HEAD_LEN;
 use crate::format::schedule::FileKeys;
 use crate::format::unit::{AAD_LEN, EpochBounds, UnitHead, chunk_aad};
-use crate::secret::Key;
 
 /// Chunks opened in one call of the cipher.
 pub(super) const BATCH: usize = 32;
@@ -41,6 +40,35 @@ impl Found<'_> {
             Self::Sealed { head, aad, ciphertext } => {
                 Some(Open { nonce: &head.nonce, aad, ciphertext, plaintext, tag: &head.tag })
             }
+        }
+    }
+}
+
+/// Chunks to be opened together, each under the key that its epoch has.
+pub(super) struct Openings<'o> {
+    keys: &'o FileKeys,
+    current: ArrayVec<Open<'o>, BATCH>,
+    /// Those that a re-encryption has not come to yet.
+    previous: ArrayVec<Open<'o>, BATCH>,
+}
+
+impl<'o> Openings<'o> {
+    pub(super) fn new(keys: &'o FileKeys) -> Self {
+        Self { keys, current: ArrayVec::new(), previous: ArrayVec::new() }
+    }
+
+    /// Adds a chunk; a hole has nothing to open. At most [`BATCH`] of them.
+    pub(super) fn add(&mut self, found: &'o Found<'_>, plaintext: &'o mut [u8]) {
+        let previous = self.keys.is_previous(found.epoch());
+        let list = if previous { &mut self.previous } else { &mut self.current };
+        list.extend(found.open(plaintext));
+    }
+
+    pub(super) fn open(mut self, aead: &dyn Aead) -> Result<(), FormatError> {
+        aead.open(&self.keys.content, &mut self.current)?;
+        match &self.previous[..] {
+            [] => Ok(()),
+            [..] => Ok(aead.open(self.keys.content_at(0), &mut self.previous)?),
         }
     }
 }
@@ -94,7 +122,7 @@ impl<B: Backing> SealedFile<B> {
             let found = find(unit, chunk, bounds);
             Ok(found.and_then(|found| {
                 with_plaintext(self.layout.payload_len(), |plaintext| {
-                    open_found(self.aead, &keys.content, &found, plaintext)
+                    open_found(self.aead, keys, &found, plaintext)
                 })?;
                 Ok(found.epoch())
             }))
@@ -147,7 +175,7 @@ impl<B: Backing> SealedFile<B> {
             let one = find(unit, chunk, bounds);
             found.push(one.map_err(|error| ChunkError::Chunk { chunk, error })?);
         }
-        let mut batch = ArrayVec::<Open<'_>, BATCH>::new();
+        let mut batch = Openings::new(keys);
         let mut rest = out;
         let mut skip = skip;
         for (found, chunk) in found.iter().zip(first..) {
@@ -155,19 +183,13 @@ impl<B: Backing> SealedFile<B> {
             let (part, tail) = rest.split_at_mut(wanted);
             match found {
                 Found::Hole => part.fill(0),
-                Found::Sealed { head, aad, ciphertext } if part.len() == ciphertext.len() => {
-                    batch.push(Open { nonce: &head.nonce, aad, ciphertext, plaintext: part, tag: &head.tag });
-                }
+                Found::Sealed { ciphertext, .. } if part.len() == ciphertext.len() => batch.add(found, part),
                 sealed => self.open_part(keys, chunk, sealed, skip, part)?,
             }
             rest = tail;
             skip = 0;
         }
-        if self.aead.open(&keys.content, &mut batch).is_ok() {
-            return Ok(());
-        }
-        drop(batch);
-        Err(first_forged(self.aead, &keys.content, &found, first))
+        batch.open(self.aead).map_err(|_| first_forged(self.aead, keys, &found, first))
     }
 
     /// Opens a chunk of which only a part is wanted.
@@ -180,7 +202,7 @@ impl<B: Backing> SealedFile<B> {
         out: &mut [u8],
     ) -> Result<(), ChunkError> {
         with_plaintext(self.layout.payload_len(), |plaintext| {
-            open_found(self.aead, &keys.content, found, plaintext)
+            open_found(self.aead, keys, found, plaintext)
                 .map_err(|error| ChunkError::Chunk { chunk, error })?;
             out.copy_from_slice(&plaintext[skip..skip + out.len()]);
             Ok(())
@@ -219,7 +241,7 @@ pub(super) fn find(unit: &[u8], chunk: u64, bounds: EpochBounds) -> Result<Found
 
 pub(super) fn open_found(
     aead: &dyn Aead,
-    key: &Key,
+    keys: &FileKeys,
     found: &Found<'_>,
     plaintext: &mut [u8],
 ) -> Result<(), FormatError> {
@@ -227,20 +249,20 @@ pub(super) fn open_found(
         Found::Hole => plaintext.fill(0),
         Found::Sealed { head, aad, ciphertext } => {
             let open = Open { nonce: &head.nonce, aad, ciphertext, plaintext, tag: &head.tag };
-            aead.open(key, &mut [open])?;
+            aead.open(keys.content_at(head.epoch), &mut [open])?;
         }
     }
     Ok(())
 }
 
 /// Names the first chunk of a batch that is not authentic.
-fn first_forged(aead: &dyn Aead, key: &Key, found: &[Found<'_>], first: u64) -> ChunkError {
+pub(super) fn first_forged(aead: &dyn Aead, keys: &FileKeys, found: &[Found<'_>], first: u64) -> ChunkError {
     let payload = found.iter().find_map(|f| match f {
         Found::Hole => None,
         Found::Sealed { ciphertext, .. } => Some(ciphertext.len()),
     });
     let forged = with_plaintext(payload.unwrap_or(0), |plaintext| {
-        found.iter().zip(first..).find(|(f, _)| open_found(aead, key, f, plaintext).is_err())
+        found.iter().zip(first..).find(|(f, _)| open_found(aead, keys, f, plaintext).is_err())
     });
     let chunk = forged.map_or(first, |(_, chunk)| chunk);
     ChunkError::Chunk { chunk, error: FormatError::Forged }

@@ -58,6 +58,11 @@ impl ClosedHeader {
         &self.wrapped
     }
 
+    /// Whether the file is being re-encrypted.
+    pub fn is_being_reencrypted(&self) -> bool {
+        self.page.slots().first().is_some_and(|slot| slot.previous.is_some())
+    }
+
     /// The page to take this one's place, with another wrapping of the data key that `keys` are
     /// derived from.
     ///
@@ -68,10 +73,11 @@ impl ClosedHeader {
         let newest = self.page.slots().first().ok_or(FormatError::NoValidSlot)?;
         let opened = self.page.slots().iter().find_map(|slot| {
             let state = self.page.open(slot, &keys.header).ok()?;
-            (slot.commitment == keys.commitment).then_some(state)
+            (slot.commitment == keys.commitment).then_some((slot, state))
         });
-        let state = opened.ok_or(FormatError::Forged)?;
-        Page::build(&self.page.head, newest.sequence + 1, wrapped, &keys.commitment, &state, &keys.header)
+        let (slot, state) = opened.ok_or(FormatError::Forged)?;
+        let (sequence, previous) = (newest.sequence + 1, slot.previous.as_ref());
+        Page::build(&self.page.head, sequence, wrapped, &keys.commitment, previous, &state, &keys.header)
     }
 
     /// Whether the backing file still has exactly this header.

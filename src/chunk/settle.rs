@@ -17,7 +17,7 @@ use crate::format::PAGE_LEN;
 use crate::format::floors::{DIRECT, ENTRIES, INLINE, MapTable, ROOTS_2, ROOTS_3, RootTable};
 use crate::format::layout::{FloorAt, MapPage};
 use crate::format::schedule::FileKeys;
-use crate::format::unit::seal_map;
+use crate::format::unit::{UnitHead, seal_map};
 use crate::sync::RwLockWriteGuard;
 use crate::sync::atomic::Ordering;
 
@@ -229,24 +229,37 @@ impl<B: Backing> SealedFile<B> {
 
     /// The map pages of a level that are no holes.
     fn map_pages_there(&self, shape: &Shape, level: u8) -> Result<Vec<u64>, ChunkError> {
-        let chunks = self.layout.chunks(shape.size);
         let mut there = Vec::new();
-        let mut page = MapPage { level, index: 0 };
+        let mut from = MapPage { level, index: 0 };
+        while let Some((page, _)) = self.next_map_page(shape, from)? {
+            there.push(page.index);
+            from.index = page.index + 1;
+        }
+        Ok(there)
+    }
+
+    /// The first map page of a level, from `page` on, that is no hole, and when it was written.
+    pub(super) fn next_map_page(
+        &self,
+        shape: &Shape,
+        mut page: MapPage,
+    ) -> Result<Option<(MapPage, u32)>, ChunkError> {
+        let chunks = self.layout.chunks(shape.size);
         while first_chunk(page) < chunks {
             let offset = self.layout.map_offset(page);
             let Some(data) = self.backing.seek_data(offset)? else { break };
             if data >= offset + PAGE_LEN as u64 {
-                page.index = (page.index + 1).max(self.page_near(level, self.layout.chunk_at(data)));
+                page.index = (page.index + 1).max(self.page_near(page.level, self.layout.chunk_at(data)));
                 continue;
             }
             let mut bytes = [0; PAGE_LEN];
             self.backing.read_at(&mut bytes, offset)?;
             if bytes.iter().any(|&b| b != 0) {
-                there.push(page.index);
+                return Ok(Some((page, UnitHead::of(&bytes).epoch)));
             }
             page.index += 1;
         }
-        Ok(there)
+        Ok(None)
     }
 
     /// The map page of a level that speaks of a chunk; the first one if none does.
@@ -286,7 +299,11 @@ impl<B: Backing> SealedFile<B> {
 
     /// The first of `chunks` that has to be looked at: there is data, or should be. A hole may be as
     /// long as a file can be.
-    fn skip_hole(&self, floors: &mut Floors<'_, B>, chunks: Range<u64>) -> Result<u64, ChunkError> {
+    pub(super) fn skip_hole(
+        &self,
+        floors: &mut Floors<'_, B>,
+        chunks: Range<u64>,
+    ) -> Result<u64, ChunkError> {
         if chunks.is_empty() {
             return Ok(chunks.end);
         }

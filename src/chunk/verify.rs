@@ -12,9 +12,8 @@ use arrayvec::ArrayVec;
 use super::buffer::{with_ciphertext, with_plaintext};
 use super::file::{SealedFile, Shape};
 use super::map::{Floors, first_chunk};
-use super::read::{BATCH, Found, find, open_found};
+use super::read::{BATCH, Found, Openings, find, open_found};
 use super::{Backing, ChunkError};
-use crate::crypto::aead::Open;
 use crate::format::FormatError;
 use crate::format::floors::{ENTRIES, INLINE};
 use crate::format::layout::MapPage;
@@ -68,13 +67,15 @@ pub struct Mark {
     pub unsettled: bool,
     /// The newest epoch that it knows of.
     pub epoch: u32,
+    /// The file is being re-encrypted.
+    pub reencrypting: bool,
 }
 
 impl<B: Backing> SealedFile<B> {
     /// What the header says of itself.
     pub fn mark(&self) -> Mark {
         let state = &self.shape.read().state;
-        Mark { unsettled: state.unsettled, epoch: state.epoch }
+        Mark { unsettled: state.unsettled, epoch: state.epoch, reencrypting: state.new_key_since != 0 }
     }
 
     /// Opens every map page and, with `data`, every chunk. Answers the newest epoch among the
@@ -218,18 +219,14 @@ impl<B: Backing> Pass<'_, B> {
                 Err(flaw) => self.inspector.flaw(flaw),
             }
         }
-        let (aead, key, payload) = (self.file.aead, &self.keys.content, self.file.layout.payload_len());
+        let (aead, keys, payload) = (self.file.aead, self.keys, self.file.layout.payload_len());
         let forged: ArrayVec<u64, BATCH> = with_plaintext(payload * sealed.len(), |plaintext| {
-            let mut batch: ArrayVec<Open<'_>, BATCH> = sealed
-                .iter()
-                .zip(plaintext.chunks_mut(payload))
-                .filter_map(|((_, f), p)| f.open(p))
-                .collect();
-            if aead.open(key, &mut batch).is_ok() {
+            let mut batch = Openings::new(keys);
+            sealed.iter().zip(plaintext.chunks_mut(payload)).for_each(|((_, f), p)| batch.add(f, p));
+            if batch.open(aead).is_ok() {
                 return ArrayVec::new();
             }
-            drop(batch);
-            let is_forged = |found: &Found<'_>, p: &mut [u8]| open_found(aead, key, found, p).is_err();
+            let is_forged = |found: &Found<'_>, p: &mut [u8]| open_found(aead, keys, found, p).is_err();
             let each = sealed.iter().zip(plaintext.chunks_mut(payload));
             each.filter_map(|((chunk, found), p)| is_forged(found, p).then_some(*chunk)).collect()
         });

@@ -274,7 +274,7 @@ impl<B: Backing> SealedFile<B> {
     }
 
     /// Seals at most [`BATCH`] chunks into their units.
-    fn seal_units<'p>(
+    pub(super) fn seal_units<'p>(
         &self,
         epoch: u32,
         keys: &FileKeys,

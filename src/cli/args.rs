@@ -345,7 +345,8 @@ pub(super) enum FileCommand {
         /// Only files under this master key: its id, its ARN or alias/NAME
         #[arg(long)]
         key: Option<String>,
-        /// Only files that are wrapped by an older version of their master key
+        /// Only files that are wrapped by an older version of their master key, or whose re-encryption
+        /// is not done
         #[arg(long)]
         stale: bool,
     },
@@ -353,7 +354,8 @@ pub(super) enum FileCommand {
     ///
     /// Their data keys are wrapped anew, by its newest version; no data is read or written, and the
     /// files may be in use. Whoever does it has to own the files, and both master keys have to be
-    /// usable. The data keys stay: whoever kept one can still use it.
+    /// usable. The data keys stay: whoever kept one can still use it, unless --new-data-key encrypts
+    /// the contents anew.
     SetKey(SetKey),
 }
 
@@ -368,6 +370,15 @@ pub(super) struct SetKey {
     /// Everything in directories too, and new files in them from now on
     #[arg(short, long)]
     pub(super) recursive: bool,
+    /// Encrypt the contents anew under new data keys, in place, while the files stay in use
+    ///
+    /// Interrupted at any time, by a crash too, a file reads as before; the same command goes on with
+    /// it. Files that were done are done again.
+    #[arg(long)]
+    pub(super) new_data_key: bool,
+    /// Encrypt at most so many bytes a second: 50M, 1G
+    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "new_data_key")]
+    pub(super) limit: Option<u64>,
 }
 
 /// Arguments of `bench`.
@@ -461,7 +472,8 @@ Exit codes:
   35  it was not confirmed, so nothing was changed
   36  the number of files that depend on the key is another one, or not certain
   37  files still depend on that version of the key
-  38  a mount did not answer when the key store was locked: its files may still be readable";
+  38  a mount did not answer when the key store was locked: its files may still be readable
+  39  files could not be encrypted anew; they are named";
 
 #[cfg(test)]
 mod tests {

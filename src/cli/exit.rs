@@ -48,6 +48,7 @@ pub(super) enum Code {
     NotAsExpected = 36,
     StillUsed = 37,
     NotAllLocked = 38,
+    NotReencrypted = 39,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.

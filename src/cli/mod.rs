@@ -29,6 +29,7 @@ mod mount_helper;
 mod output;
 mod policy;
 mod recovery_kit;
+mod reencrypt;
 mod retire;
 mod rewrap;
 mod scrub;
@@ -114,6 +115,9 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
     let done = match arguments.command {
         Command::Fsck(fsck) => return fsck::fsck(global, &fsck, output),
         Command::Rewrap(asked) => return rewrap::rewrap(global, &asked, output),
+        Command::File(FileCommand::SetKey(asked)) if asked.new_data_key => {
+            return reencrypt::set_key(global, &asked, output);
+        }
         Command::File(FileCommand::SetKey(asked)) => return rewrap::set_key(global, &asked, output),
         Command::Scrub(scrub) => return scrub::scrub(global, &scrub, output),
         Command::Reindex { path } => return volumes::reindex(global, &path, output),

@@ -1,7 +1,7 @@
 //! `rewrap`, `file set-key` and `file list`: which master key, in which version, wraps what.
 
 use std::collections::HashMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -35,6 +35,20 @@ pub(super) fn rewrap(global: &Global, asked: &Rewrap, output: &Output) -> CliRes
 pub(super) fn set_key(global: &Global, asked: &SetKey, output: &Output) -> CliResult<ExitCode> {
     let store = KeyStore::open(global)?;
     let goal = Goal::Under(store.describe(&asked.key)?.arn);
+    let tops = tops(asked)?;
+    let mut whole = Outcome::default();
+    for (tree, top) in tops {
+        let outcome = work(global, &store, &Reached::Mounted(tree, top), &goal, None)?;
+        add(&mut whole, outcome);
+        if whole.cancelled {
+            break;
+        }
+    }
+    finish(&Shown::new(asked.paths.clone(), whole), output)
+}
+
+/// What `file set-key` is to work on.
+pub(super) fn tops(asked: &SetKey) -> CliResult<Vec<(Mounted, Place)>> {
     let mut tops = Vec::new();
     for path in &asked.paths {
         let (tree, top) = mounted(path)?;
@@ -49,15 +63,7 @@ pub(super) fn set_key(global: &Global, asked: &SetKey, output: &Output) -> CliRe
         }
         tops.push((tree, top));
     }
-    let mut whole = Outcome::default();
-    for (tree, top) in tops {
-        let outcome = work(global, &store, &Reached::Mounted(tree, top), &goal, None)?;
-        add(&mut whole, outcome);
-        if whole.cancelled {
-            break;
-        }
-    }
-    finish(&Shown::new(asked.paths.clone(), whole), output)
+    Ok(tops)
 }
 
 pub(super) fn list(
@@ -81,9 +87,10 @@ pub(super) fn list(
             return;
         };
         let newest = *known.entry(wrapping.key_arn.clone()).or_insert_with_key(|arn| newest(arn).ok());
-        let is_stale = newest.is_some_and(|newest| wrapping.key_version < newest);
+        let is_half_done = tree.reencryption(place).is_ok_and(|progress| progress.is_some());
+        let is_stale = is_half_done || newest.is_some_and(|newest| wrapping.key_version < newest);
         if key.as_ref().is_none_or(|key| *key == wrapping.key_arn) && (is_stale || !stale) {
-            files.push(ShownFile::new(&place.path, wrapping, newest));
+            files.push(ShownFile::new(&place.path, wrapping, newest, is_half_done));
         }
     });
     listed.map_err(|e| CliError::io(path, &e))?;
@@ -202,7 +209,7 @@ fn add(whole: &mut Outcome, part: Outcome) {
 }
 
 fn progress_line(moment: &Moment) -> String {
-    let Moment { pass, total, seen, rewrapped, elapsed } = *moment;
+    let Moment { pass, total, seen, rewrapped, elapsed, .. } = *moment;
     if pass > 1 {
         return format!("looking at every header again: {seen} of {total}; {rewrapped} re-wrapped");
     }
@@ -247,7 +254,7 @@ struct ShownCount {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct ShownLeft {
+pub(super) struct ShownLeft {
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_arn: Option<String>,
@@ -287,11 +294,7 @@ impl Shown {
     }
 
     fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self
-            .left
-            .iter()
-            .map(|left| format!("left: {}: {}", printable(left.path.as_ref()), left.cause))
-            .collect();
+        let mut lines: Vec<String> = self.left.iter().map(ShownLeft::to_string).collect();
         if self.left_count > self.left.len() as u64 {
             lines.push(format!("left: {} more", self.left_count - self.left.len() as u64));
         }
@@ -317,8 +320,14 @@ impl Shown {
     }
 }
 
+impl fmt::Display for ShownLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "left: {}: {}", printable(self.path.as_ref()), self.cause)
+    }
+}
+
 impl ShownLeft {
-    fn new(left: Left) -> Self {
+    pub(super) fn new(left: Left) -> Self {
         let (key_arn, key_version) = left.wrapping.map(|w| (w.key_arn, w.key_version)).unzip();
         Self {
             path: left.path.to_string_lossy().into_owned(),
@@ -338,17 +347,24 @@ struct ShownFile {
     /// Absent if the key store does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     newest_version: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    being_reencrypted: bool,
 }
 
 impl ShownFile {
-    fn new(path: &Path, wrapping: Wrapping, newest_version: Option<u32>) -> Self {
+    fn new(path: &Path, wrapping: Wrapping, newest_version: Option<u32>, being_reencrypted: bool) -> Self {
         let path = path.to_string_lossy().into_owned();
-        Self { path, key_arn: wrapping.key_arn, key_version: wrapping.key_version, newest_version }
+        let Wrapping { key_arn, key_version } = wrapping;
+        Self { path, key_arn, key_version, newest_version, being_reencrypted }
     }
 
     fn row(&self) -> Vec<String> {
         let key = self.key_arn.rsplit('/').next().unwrap_or_default().to_owned();
         let newest = self.newest_version.map_or("?".to_owned(), |version| version.to_string());
-        vec![key, self.key_version.to_string(), newest, printable(self.path.as_ref())]
+        let mut path = printable(self.path.as_ref());
+        if self.being_reencrypted {
+            path.push_str(" (being re-encrypted)");
+        }
+        vec![key, self.key_version.to_string(), newest, path]
     }
 }

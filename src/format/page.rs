@@ -1,7 +1,7 @@
 //! A header page: head, two slots, a copy of the head.
 
 use super::head::{HEAD_LEN, Head, Kind};
-use super::slot::{COMMITMENT_LEN, SLOT_LEN, SLOT_OFFSETS, Slot, Wrapped};
+use super::slot::{COMMITMENT_LEN, SLOT_LEN, SLOT_OFFSETS, SealedKey, Slot, Wrapped};
 use super::state::STATE_LEN;
 use super::{FormatError, PAGE_LEN};
 use crate::codec::Reader;
@@ -61,7 +61,7 @@ impl Page {
         slot.open(header_key, &self.head_bytes)
     }
 
-    /// Builds a page whose two slots are alike.
+    /// Builds a page whose two slots are alike. `previous` is for a file that is being re-encrypted.
     ///
     /// # Errors
     /// As [`Slot::seal`].
@@ -70,11 +70,12 @@ impl Page {
         sequence: u64,
         wrapped: &Wrapped,
         commitment: &[u8; COMMITMENT_LEN],
+        previous: Option<&SealedKey>,
         state: &[u8; STATE_LEN],
         header_key: &Key,
     ) -> Result<[u8; PAGE_LEN], FormatError> {
         let head_bytes = head.encode();
-        let slot = Slot::seal(sequence, wrapped, commitment, state, header_key, &head_bytes)?;
+        let slot = Slot::seal(sequence, wrapped, commitment, previous, state, header_key, &head_bytes)?;
         let mut page = [0; PAGE_LEN];
         page[..HEAD_LEN].copy_from_slice(&head_bytes);
         for at in SLOT_OFFSETS {
@@ -99,7 +100,7 @@ mod tests {
         let head = Head::new(Kind::File, Id([1; 16]), Id([2; 16]), Id([3; 16]));
         let wrapped = Wrapped { key_arn: "arn:aws:kms:x".into(), key_version: 7, blob: vec![9; 100] };
         let key = Key::take_from(&mut [5; 32]);
-        let page = Page::build(&head, 4, &wrapped, &[6; 32], &[8; STATE_LEN], &key).unwrap();
+        let page = Page::build(&head, 4, &wrapped, &[6; 32], None, &[8; STATE_LEN], &key).unwrap();
         (head, wrapped, key, page)
     }
 

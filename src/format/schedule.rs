@@ -5,6 +5,7 @@
 //!   ├─ "kmsfs v1 content"     chunks
 //!   ├─ "kmsfs v1 header"      slots and map pages
 //!   ├─ "kmsfs v1 xattr"       values of extended attributes
+//!   ├─ "kmsfs v1 previous key"  the data key before this one, while the file is re-encrypted
 //!   └─ "kmsfs v1 commitment"  stored in the header, checked before any other use
 //!
 //! volume key ── HKDF-SHA256, salt = volume id, info = label
@@ -20,11 +21,13 @@
 //! AES-GCM-SIV does not commit to its key: a ciphertext can be made that opens under two keys.
 //! The commitment is what binds a header to one data key.
 
+use arrayvec::ArrayVec;
 use subtle::ConstantTimeEq;
 
-use super::slot::COMMITMENT_LEN;
+use super::slot::{COMMITMENT_LEN, SealedKey};
 use super::{FormatError, Id};
 use crate::crypto::kdf::Kdf;
+use crate::crypto::wrap;
 use crate::secret::Key;
 
 /// Domain labels of format version 1.
@@ -35,6 +38,8 @@ pub mod labels {
     pub const HEADER: &[u8] = b"kmsfs v1 header";
     /// Values of a file's extended attributes.
     pub const XATTR: &[u8] = b"kmsfs v1 xattr";
+    /// The previous data key, while a file is being re-encrypted.
+    pub const PREVIOUS_KEY: &[u8] = b"kmsfs v1 previous key";
     /// Commitment to a data key.
     pub const COMMITMENT: &[u8] = b"kmsfs v1 commitment";
     /// The volume's slots.
@@ -55,7 +60,8 @@ pub mod labels {
     pub const INDEX: &[u8] = b"kmsfs v1 index";
 }
 
-/// What is derived from a file's data key.
+/// What is derived from a file's data key. Everything is sealed under these keys; while the file is
+/// being re-encrypted, what is older opens under the previous ones.
 #[derive(Debug)]
 pub struct FileKeys {
     /// Seals chunks.
@@ -66,6 +72,17 @@ pub struct FileKeys {
     pub xattr: Key,
     /// Binds the header to the data key.
     pub commitment: [u8; COMMITMENT_LEN],
+    /// Those of the data key before this one, of a file that is being re-encrypted.
+    pub previous: Option<PreviousKeys>,
+}
+
+/// The keys of older parts of a file that is being re-encrypted.
+#[derive(Debug)]
+pub struct PreviousKeys {
+    keys: Box<FileKeys>,
+    /// What has this epoch or a later one is under the present keys, and nothing else is. A unit
+    /// so has one key, and none that fails is tried under another.
+    until: u32,
 }
 
 impl FileKeys {
@@ -78,6 +95,41 @@ impl FileKeys {
             header: key(labels::HEADER),
             xattr: key(labels::XATTR),
             commitment: kdf.commitment(&[labels::COMMITMENT, &volume.0]),
+            previous: None,
+        }
+    }
+
+    /// These keys, and `previous` ones for what is older than the epoch `until`.
+    #[must_use]
+    pub fn with_previous(self, previous: Self, until: u32) -> Self {
+        Self { previous: Some(PreviousKeys { keys: Box::new(previous), until }), ..self }
+    }
+
+    /// What opens a chunk of this epoch.
+    pub fn content_at(&self, epoch: u32) -> &Key {
+        &self.at(epoch).content
+    }
+
+    /// What opens a map page of this epoch.
+    pub fn header_at(&self, epoch: u32) -> &Key {
+        &self.at(epoch).header
+    }
+
+    /// Whether what has this epoch is under the previous keys.
+    pub fn is_previous(&self, epoch: u32) -> bool {
+        self.previous.as_ref().is_some_and(|previous| epoch < previous.until)
+    }
+
+    /// What may open the value of an extended attribute, which has no epoch; the first seals it.
+    pub fn xattr_keys(&self) -> ArrayVec<&Key, 2> {
+        let previous = self.previous.as_ref().map(|previous| &previous.keys.xattr);
+        [&self.xattr].into_iter().chain(previous).collect()
+    }
+
+    fn at(&self, epoch: u32) -> &Self {
+        match &self.previous {
+            Some(previous) if epoch < previous.until => &previous.keys,
+            _ => self,
         }
     }
 
@@ -95,6 +147,29 @@ impl FileKeys {
         check(&keys.commitment, commitment)?;
         Ok(keys)
     }
+}
+
+/// Seals the data key that a file has had so far under its new one.
+///
+/// # Errors
+/// [`FormatError::Impossible`] when there is no randomness.
+pub fn seal_previous(data_key: &Key, volume: Id, file: Id, previous: &Key) -> Result<SealedKey, FormatError> {
+    let (key, aad) = previous_key(data_key, volume, file);
+    wrap::wrap(&key, &aad, previous).map_err(|_| FormatError::Impossible)
+}
+
+/// Opens what [`seal_previous`] sealed.
+///
+/// # Errors
+/// [`FormatError::Forged`].
+pub fn open_previous(data_key: &Key, volume: Id, file: Id, sealed: &SealedKey) -> Result<Key, FormatError> {
+    let (key, aad) = previous_key(data_key, volume, file);
+    Ok(wrap::unwrap(&key, &aad, sealed)?)
+}
+
+fn previous_key(data_key: &Key, volume: Id, file: Id) -> (Key, Vec<u8>) {
+    let key = Kdf::new(data_key, &file.0).key(&[labels::PREVIOUS_KEY, &volume.0]);
+    (key, [labels::PREVIOUS_KEY, &volume.0, &file.0].concat())
 }
 
 /// What is derived from the volume key.

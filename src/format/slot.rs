@@ -9,7 +9,7 @@ use super::state::STATE_LEN;
 use super::{FormatError, PAGE_LEN};
 use crate::codec::{Reader, Writer};
 use crate::crypto::kdf::sha256;
-use crate::crypto::wrap::{open_into, seal_into};
+use crate::crypto::wrap::{WRAPPED_LEN, open_into, seal_into};
 use crate::crypto::{NONCE_LEN, TAG_LEN};
 use crate::secret::Key;
 
@@ -36,6 +36,10 @@ const _: () = assert!(SLOT_OFFSETS[1] + SLOT_LEN + HEAD_LEN == PAGE_LEN);
 /// Domain label of the sealed state.
 pub const LABEL: &[u8] = b"kmsfs v1 slot";
 
+/// The previous data key of a file that is being re-encrypted, sealed under the present one
+/// ([`seal_previous`](super::schedule::seal_previous)).
+pub type SealedKey = [u8; WRAPPED_LEN];
+
 /// A data key as the key service gave it out, and which master key wrapped it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wrapped {
@@ -50,7 +54,16 @@ pub struct Wrapped {
 impl Wrapped {
     /// Whether a slot can hold it.
     pub fn fits(&self) -> bool {
-        4 + self.key_arn.len() + self.blob.len() <= WRAPPED_AREA_LEN
+        self.len() <= WRAPPED_AREA_LEN
+    }
+
+    /// Whether a slot can hold it and a file's previous data key.
+    pub fn fits_with_previous(&self) -> bool {
+        self.len() + 2 + WRAPPED_LEN <= WRAPPED_AREA_LEN
+    }
+
+    fn len(&self) -> usize {
+        4 + self.key_arn.len() + self.blob.len()
     }
 }
 
@@ -63,6 +76,8 @@ pub struct Slot {
     pub wrapped: Wrapped,
     /// Commitment to the data key, checked before it is used.
     pub commitment: [u8; COMMITMENT_LEN],
+    /// The data key before this one, of a file that is being re-encrypted.
+    pub previous: Option<SealedKey>,
     public: [u8; PUBLIC_LEN],
     sealed: [u8; SEALED_STATE_LEN],
 }
@@ -71,18 +86,19 @@ impl Slot {
     /// Seals a state into a slot's bytes on disk.
     ///
     /// # Errors
-    /// [`FormatError::Impossible`] if `wrapped` does not fit or there is no randomness.
+    /// [`FormatError::Impossible`] if `wrapped` and `previous` do not fit or there is no randomness.
     pub fn seal(
         sequence: u64,
         wrapped: &Wrapped,
         commitment: &[u8; COMMITMENT_LEN],
+        previous: Option<&SealedKey>,
         state: &[u8; STATE_LEN],
         header_key: &Key,
         head: &[u8; HEAD_LEN],
     ) -> Result<[u8; SLOT_LEN], FormatError> {
         let mut out = [0; SLOT_LEN];
         let (public, rest) = out.split_at_mut(PUBLIC_LEN);
-        write_public(public, sequence, wrapped, commitment)?;
+        write_public(public, sequence, wrapped, commitment, previous)?;
         seal_into(header_key, &aad(head, public), state, &mut rest[..SEALED_STATE_LEN])
             .map_err(|_| FormatError::Impossible)?;
         let checksum = sha256(&[&out[..CHECKED_LEN]]);
@@ -103,10 +119,11 @@ impl Slot {
         let mut area = Reader::new(r.bytes(WRAPPED_AREA_LEN).ok()?);
         let key_arn = std::str::from_utf8(area.string16().ok()?).ok()?.to_owned();
         let blob = area.string16().ok()?.to_vec();
+        let previous = parse_previous(&mut area)?;
         let wrapped = Wrapped { key_arn, key_version, blob };
         let sealed = r.array().ok()?;
         let public = Reader::new(bytes).array().ok()?;
-        Some(Self { sequence, wrapped, commitment, public, sealed })
+        Some(Self { sequence, wrapped, commitment, previous, public, sealed })
     }
 
     /// Opens the sealed state.
@@ -125,14 +142,15 @@ fn write_public(
     sequence: u64,
     wrapped: &Wrapped,
     commitment: &[u8; COMMITMENT_LEN],
+    previous: Option<&SealedKey>,
 ) -> Result<(), FormatError> {
-    if !wrapped.fits() {
+    if !if previous.is_some() { wrapped.fits_with_previous() } else { wrapped.fits() } {
         return Err(FormatError::Impossible);
     }
     let arn_len = u16::try_from(wrapped.key_arn.len()).map_err(|_| FormatError::Impossible)?;
     let blob_len = u16::try_from(wrapped.blob.len()).map_err(|_| FormatError::Impossible)?;
-    Writer::new(out)
-        .u64(sequence)
+    let mut w = Writer::new(out);
+    w.u64(sequence)
         .u32(wrapped.key_version)
         .u32(0)
         .bytes(commitment)
@@ -140,7 +158,21 @@ fn write_public(
         .bytes(wrapped.key_arn.as_bytes())
         .u16(blob_len)
         .bytes(&wrapped.blob);
+    if let Some(previous) = previous {
+        w.u16(WRAPPED_LEN as u16).bytes(previous);
+    }
     Ok(())
+}
+
+/// Reads what is behind the blob: zeros, or a file's previous data key. `None` if it is neither.
+#[expect(clippy::option_option, reason = "damage is not absence")]
+fn parse_previous(area: &mut Reader<'_>) -> Option<Option<SealedKey>> {
+    match area.u16() {
+        // An area that is filled to its end.
+        Err(_) | Ok(0) => Some(None),
+        Ok(len) if usize::from(len) == WRAPPED_LEN => Some(Some(area.array().ok()?)),
+        Ok(_) => None,
+    }
 }
 
 fn aad(head: &[u8; HEAD_LEN], public: &[u8]) -> Vec<u8> {

@@ -13,6 +13,8 @@ pub const MAX_KEY_REFERENCE_LEN: usize = 256;
 pub const UNSETTLED: u32 = 1;
 /// Flag of a file: promises were taken back since the last settling.
 pub const LOWERED: u32 = 2;
+/// Flag of a file: it is being re-encrypted, and has two data keys.
+pub const REENCRYPTING: u32 = 4;
 /// Flag of the volume's state: the last read-write mount ended properly.
 pub const CLEAN: u32 = 1;
 /// Flag of a volume: every file in it was settled when it was unmounted.
@@ -38,6 +40,9 @@ pub struct FileState {
     pub settled_epoch: u32,
     /// Floors of the first chunks and of the topmost map pages.
     pub floors: RootTable,
+    /// Of a file that is being re-encrypted, the epoch from which on everything is under its present
+    /// data key; what is older is under the previous one. Zero for any other file.
+    pub new_key_since: u32,
 }
 
 impl FileState {
@@ -51,35 +56,44 @@ impl FileState {
             epoch,
             settled_epoch: 0,
             floors: [0; TABLE_LEN],
+            new_key_since: 0,
         }
     }
 
     /// The state's bytes, for sealing.
     pub fn encode(&self) -> [u8; STATE_LEN] {
         let mut out = [0; STATE_LEN];
-        let flags = flag(self.unsettled, UNSETTLED) | flag(self.lowered, LOWERED);
+        let flags = flag(self.unsettled, UNSETTLED)
+            | flag(self.lowered, LOWERED)
+            | flag(self.new_key_since != 0, REENCRYPTING);
         let mut w = Writer::new(&mut out);
         w.u64(self.size).u64(self.min_size).u32(flags).u32(self.epoch).u32(self.settled_epoch);
         for floor in self.floors {
             w.u32(floor);
         }
+        w.u32(self.new_key_since);
         out
     }
 
     /// Reads a state that was authenticated.
     ///
     /// # Errors
-    /// [`FormatError::Impossible`] for flags of a newer program.
+    /// [`FormatError::Impossible`] for flags of a newer program, and for a file that is being re-encrypted
+    /// since no epoch.
     pub fn parse(bytes: &[u8; STATE_LEN]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let (size, min_size, flags, epoch) = (r.u64()?, r.u64()?, r.u32()?, r.u32()?);
         let settled_epoch = r.u32()?;
-        if flags & !(UNSETTLED | LOWERED) != 0 {
+        if flags & !(UNSETTLED | LOWERED | REENCRYPTING) != 0 {
             return Err(FormatError::Impossible);
         }
         let mut floors = [0; TABLE_LEN];
         for floor in &mut floors {
             *floor = r.u32()?;
+        }
+        let new_key_since = r.u32()?;
+        if (flags & REENCRYPTING != 0) != (new_key_since != 0) {
+            return Err(FormatError::Impossible);
         }
         Ok(Self {
             size,
@@ -89,6 +103,7 @@ impl FileState {
             epoch,
             settled_epoch,
             floors,
+            new_key_since,
         })
     }
 }
@@ -202,6 +217,8 @@ mod tests {
         file.min_size = 77;
         file.settled_epoch = 8;
         file.floors[TABLE_LEN - 1] = u32::MAX;
+        assert_eq!(FileState::parse(&file.encode()), Ok(file.clone()));
+        file.new_key_since = 6;
         assert_eq!(FileState::parse(&file.encode()), Ok(file));
         let volume = VolumeState {
             epochs_reserved: 512,
@@ -218,7 +235,19 @@ mod tests {
     #[test]
     fn flags_of_a_newer_program_are_refused() {
         let mut bytes = FileState::new(1).encode();
-        bytes[16] |= 4;
+        bytes[16] |= 8;
+        assert_eq!(FileState::parse(&bytes), Err(FormatError::Impossible));
+    }
+
+    #[test]
+    fn a_second_data_key_has_both_its_flag_and_its_epoch() {
+        let mut bytes = FileState::new(1).encode();
+        bytes[16] |= REENCRYPTING as u8;
+        assert_eq!(FileState::parse(&bytes), Err(FormatError::Impossible));
+        let mut state = FileState::new(1);
+        state.new_key_since = 1;
+        let mut bytes = state.encode();
+        bytes[16] &= !REENCRYPTING as u8;
         assert_eq!(FileState::parse(&bytes), Err(FormatError::Impossible));
     }
 }

@@ -39,6 +39,11 @@ impl UnitHead {
         Self { nonce, tag, epoch: u32::from_le_bytes(epoch) }
     }
 
+    /// The head of a map page.
+    pub fn of(page: &[u8; PAGE_LEN]) -> Self {
+        page.first_chunk().map_or_else(|| unreachable!("a page is longer than a head"), Self::parse)
+    }
+
     /// Whether these are the first bytes of a hole.
     pub fn is_blank(&self) -> bool {
         self.epoch == 0 && self.nonce == [0; NONCE_LEN] && self.tag == [0; TAG_LEN]

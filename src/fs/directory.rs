@@ -189,7 +189,15 @@ fn build(volume: &Volume, id: Id, record: &Record) -> FsResult<[u8; PAGE_LEN]> {
     let head = Head::new(Kind::Directory, volume.id, id, record.birth);
     let state = record.state.encode()?;
     let none = Wrapped::default();
-    Ok(Page::build(&head, record.sequence, &none, &volume.keys.commitment, &state, &volume.keys.directory)?)
+    Ok(Page::build(
+        &head,
+        record.sequence,
+        &none,
+        &volume.keys.commitment,
+        None,
+        &state,
+        &volume.keys.directory,
+    )?)
 }
 
 /// Finds a lost directory's id among what repeats it: the directory's own attribute and the files

@@ -13,12 +13,12 @@ use super::inode::{Inode, Opening};
 use super::keys::{Access, Gate, KeysInUse, file_context};
 use super::volume::Volume;
 use super::{Asker, Fs, FsError, FsResult, Wrapping};
-use crate::chunk::{Backing, ChunkError, Integrity, Opened, SealedFile};
+use crate::chunk::{Backing, ChunkError, Integrity, Opened, Reencryption, SealedFile};
 use crate::format::FormatError;
 use crate::format::schedule::FileKeys;
 use crate::secret::Key;
 use crate::sync::atomic::{AtomicI64, Ordering};
-use crate::sync::{MutexGuard, RwLock};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 
 /// A regular file while it has handles, and until it is settled after the last was closed.
 pub(super) struct OpenFile {
@@ -29,6 +29,8 @@ pub(super) struct OpenFile {
     /// The file's keys while they may be used. Held for reading by every operation that uses
     /// them, so that taking them away waits for those.
     pub(super) keys: RwLock<Option<Arc<FileKeys>>>,
+    /// How far its re-encryption has come, if this mount is at it. Taken before `keys`.
+    pub(super) reencryption: Mutex<Option<Reencryption>>,
     /// When the file was last used, in seconds of the settler's clock.
     pub(super) last_use: AtomicI64,
     _descriptor: Counted,
@@ -167,6 +169,7 @@ impl OpenFile {
             sealed: opened.file,
             gate: RwLock::new(gate),
             keys: RwLock::new(Some(Arc::new(opened.keys))),
+            reencryption: Mutex::default(),
             last_use: AtomicI64::new(0),
             _descriptor: descriptor,
         }

@@ -36,9 +36,9 @@ use crate::sync::write_within;
 pub const WRAP_XATTR: &str = "user.kmsfs.wrap";
 
 /// How long to wait for operations on an open file to end.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// Attempts at a file that is opened, changed and closed again meanwhile.
-const ATTEMPTS: u32 = 8;
+pub(super) const ATTEMPTS: u32 = 8;
 
 /// What [`WRAP_XATTR`] shows. It is what the header says, which only the file's key can vouch for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ impl Wrapping {
 
 /// Whether an attempt counts.
 #[derive(PartialEq, Eq)]
-enum Attempt {
+pub(super) enum Attempt {
     Done,
     /// Somebody opened, closed or re-wrapped the file meanwhile.
     Overtaken,
@@ -90,10 +90,7 @@ impl Fs {
     /// it was.
     pub(super) fn set_wrapping(&self, by: Requester, inode: &Arc<Inode>, key: &[u8]) -> FsResult<()> {
         let key = std::str::from_utf8(key).map_err(|_| FsError::new(libc::EINVAL))?;
-        let owner = self.volume.disk.stat(&*inode.fd()?)?.st_uid;
-        if by.uid != 0 && by.uid != owner {
-            return Err(FsError::new(libc::EPERM));
-        }
+        self.check_chooses_key(by, inode)?;
         match inode.kind {
             FileKind::Regular => {
                 let asker = self.asker(by, inode, FileAccess::Rewrap)?;
@@ -105,6 +102,12 @@ impl Fs {
             }
             _ => Err(FsError::new(libc::EPERM)),
         }
+    }
+
+    /// Only the owner and root choose what a file's key is wrapped by.
+    pub(super) fn check_chooses_key(&self, by: Requester, inode: &Inode) -> FsResult<()> {
+        let owner = self.volume.disk.stat(&*inode.fd()?)?.st_uid;
+        if by.uid == 0 || by.uid == owner { Ok(()) } else { Err(FsError::new(libc::EPERM)) }
     }
 
     fn rewrap(&self, inode: &Arc<Inode>, key: &str, asker: &Asker) -> FsResult<()> {
@@ -128,7 +131,7 @@ impl Fs {
         Err(FsError::new(libc::EBUSY))
     }
 
-    fn rewrap_open(
+    pub(super) fn rewrap_open(
         &self,
         inode: &Arc<Inode>,
         open: &OpenFile,
@@ -192,7 +195,7 @@ impl Fs {
 
     /// Counts a file as wrapped by something else from now on; `length` is that of the backing file of
     /// one that is not open.
-    fn count_rewrapped(
+    pub(super) fn count_rewrapped(
         &self,
         inode: &Inode,
         opening: &mut Opening,

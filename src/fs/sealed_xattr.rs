@@ -49,21 +49,22 @@ pub(super) fn open_name(volume: &Volume, stored: &[u8], value: &[u8]) -> Option<
     (backing_name(volume, &name) == stored).then_some(name)
 }
 
-/// The value in a backing attribute.
+/// The value in a backing attribute, sealed under one of `keys`.
 ///
 /// # Errors
 /// `EIO` if it is damaged, or another attribute's, file's or directory's.
-pub(super) fn open_value(key: &Key, object: Id, name: &[u8], stored: &[u8]) -> FsResult<Vec<u8>> {
+pub(super) fn open_value(keys: &[&Key], object: Id, name: &[u8], stored: &[u8]) -> FsResult<Vec<u8>> {
     let damaged = || FsError::damaged("a damaged extended attribute");
     let mut r = Reader::new(stored);
     r.string16().map_err(|_| damaged())?;
     let len = r.rest().len().checked_sub(SEAL_OVERHEAD).ok_or_else(damaged)?;
     let mut value = vec![0; len];
-    open_into(key, &value_aad(object, name), r.rest(), &mut value).map_err(|_| damaged())?;
-    Ok(value)
+    let aad = value_aad(object, name);
+    let opened = keys.iter().any(|key| open_into(key, &aad, r.rest(), &mut value).is_ok());
+    if opened { Ok(value) } else { Err(damaged()) }
 }
 
-/// Opens the contents `value` of the backing attribute `stored`, its value under `key` for the file or
+/// Opens the contents `value` of the backing attribute `stored`, its value under one of `keys` for the file or
 /// directory `object`. Answers its name.
 ///
 /// # Errors
@@ -72,12 +73,12 @@ pub fn open_attribute(
     volume: &Volume,
     stored: &[u8],
     value: &[u8],
-    key: &Key,
+    keys: &[&Key],
     object: Id,
 ) -> FsResult<Vec<u8>> {
     let name = open_name(volume, stored, value);
     let name = name.ok_or_else(|| FsError::damaged("a damaged extended attribute"))?;
-    open_value(key, object, &name, value)?;
+    open_value(keys, object, &name, value)?;
     Ok(name)
 }
 
@@ -86,7 +87,7 @@ pub(super) fn proves(volume: &Volume, dir: impl AsFd, id: Id) -> bool {
     let proves = |stored: &[u8]| {
         let value = volume.disk.get_xattr(&dir, stored).ok()?;
         let name = open_name(volume, stored, &value)?;
-        open_value(&volume.keys.directory_xattr, id, &name, &value).ok()
+        open_value(&[&volume.keys.directory_xattr], id, &name, &value).ok()
     };
     let names = volume.disk.list_xattrs(&dir).unwrap_or_default();
     names.split(|&b| b == 0).filter(|name| is_sealed(name)).any(|name| proves(name).is_some())

@@ -133,7 +133,7 @@ impl Volume {
             .encode()
             .and_then(|state| {
                 let head = Head::new(Kind::Volume, id, id, id);
-                Page::build(&head, 1, &wrapped, &keys.commitment, &state, &keys.header)
+                Page::build(&head, 1, &wrapped, &keys.commitment, None, &state, &keys.header)
             })
             .map_err(|e| VolumeError::Format(shown.clone(), e))?;
         let root = open_root(path).map_err(|e| explain(&shown, e.into()))?;
@@ -410,7 +410,7 @@ impl Volume {
         let bytes = state
             .encode()
             .and_then(|state| {
-                Page::build(&page.head, sequence, &page.wrapped, commitment, &state, &self.keys.header)
+                Page::build(&page.head, sequence, &page.wrapped, commitment, None, &state, &self.keys.header)
             })
             .map_err(io::Error::other)?;
         for file in &page.files {

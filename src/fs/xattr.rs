@@ -1,9 +1,10 @@
 //! Extended attributes.
 //!
 //! User attributes are sealed, a file's values under its own key. Attributes that the kernel
-//! interprets are stored as they are. Four names are the filesystem's own: `user.kmsfs.key`, a directory's
+//! interprets are stored as they are. Five names are the filesystem's own: `user.kmsfs.key`, a directory's
 //! assigned master key; `user.kmsfs.info`, a description of a file; `user.kmsfs.wrap`, what wraps its
-//! data key; and on the root `user.kmsfs.index`, what wraps how many. Only the first is listed.
+//! data key; `user.kmsfs.reencrypt`, how far it is with another data key; and on the root `user.kmsfs.index`,
+//! what wraps how many. Only the first is listed.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +18,7 @@ use super::keep::CAPABILITY;
 use super::keys::Access;
 use super::privileges::drop_foreign_set_gid;
 use super::recount::INDEX_XATTR;
+use super::reencrypt::REENCRYPT_XATTR;
 use super::rewrap::WRAP_XATTR;
 use super::sealed_xattr::{self, is_sealed};
 use super::{Asker, FileKind, Fs, FsError, FsResult, Requester};
@@ -53,6 +55,9 @@ struct FileInfo {
     /// Absent when the file's key is not usable.
     #[serde(skip_serializing_if = "Option::is_none")]
     settled: Option<bool>,
+    /// Parts of it are still under the data key before this one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    being_reencrypted: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,11 +101,16 @@ impl Fs {
             }
             n if n == INFO_XATTR.as_bytes() => self.info(&inode),
             n if n == WRAP_XATTR.as_bytes() => to_json(&self.wrapping(&inode)?),
+            n if n == REENCRYPT_XATTR.as_bytes() => to_json(&self.reencryption(&inode)?),
             n if n == INDEX_XATTR.as_bytes() => to_json(&self.index_info(&inode)?),
             n if n.starts_with(USER_PREFIX) => {
-                let stored = self.read_backing(&inode, &sealed_xattr::backing_name(&self.volume, n))?;
-                let open = |key: &Key, object| sealed_xattr::open_value(key, object, n, &stored);
-                self.with_value_key(&inode, asker, open)
+                let stored = sealed_xattr::backing_name(&self.volume, n);
+                // One that is not there needs no key.
+                self.read_backing(&inode, &stored)?;
+                // Read with the keys held: a value that is sealed anew meanwhile needs other ones.
+                self.with_value_keys(&inode, asker, |keys, object| {
+                    sealed_xattr::open_value(keys, object, n, &self.read_backing(&inode, &stored)?)
+                })
             }
             n => self.read_backing(&inode, n),
         }
@@ -110,7 +120,7 @@ impl Fs {
     ///
     /// # Errors
     /// As setxattr(2); `EPERM` for the filesystem's own names but [`KEY_XATTR`] on a directory,
-    /// [`WRAP_XATTR`], and [`INDEX_XATTR`] on the root.
+    /// [`WRAP_XATTR`], [`REENCRYPT_XATTR`], and [`INDEX_XATTR`] on the root.
     pub fn setxattr(&self, by: Requester, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> FsResult<()> {
         self.check_writable()?;
         let inode = self.inodes.find(ino)?;
@@ -120,6 +130,7 @@ impl Fs {
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(by, &inode, value),
             n if n == WRAP_XATTR.as_bytes() => self.set_wrapping(by, &inode, value),
+            n if n == REENCRYPT_XATTR.as_bytes() => self.set_reencryption(by, &inode, value),
             n if n == INDEX_XATTR.as_bytes() => self.ask_for_recount(by, &inode, value),
             n if n.starts_with(OWN_PREFIX) => Err(FsError::new(libc::EPERM)),
             USER_PREFIX => Err(FsError::new(libc::EINVAL)),
@@ -128,10 +139,11 @@ impl Fs {
                     return Err(FsError::new(libc::E2BIG));
                 }
                 let asker = |inode: &Inode| self.asker(by, inode, FileAccess::Write);
-                let sealed = self.with_value_key(&inode, asker, |key, object| {
-                    sealed_xattr::seal(&self.volume, key, object, n, value)
-                })?;
-                Ok(disk.set_xattr(&*fd, &sealed_xattr::backing_name(&self.volume, n), &sealed, flags)?)
+                // Stored with the keys held: they may be other ones afterwards.
+                self.with_value_keys(&inode, asker, |keys, object| {
+                    let sealed = sealed_xattr::seal(&self.volume, keys[0], object, n, value)?;
+                    Ok(disk.set_xattr(&*fd, &sealed_xattr::backing_name(&self.volume, n), &sealed, flags)?)
+                })
             }
             n => {
                 disk.set_xattr(&*fd, n, value, flags)?;
@@ -258,6 +270,7 @@ impl Fs {
                 size: open.sealed.size(),
                 stored_size,
                 settled: Some(open.sealed.is_settled()),
+                being_reencrypted: open.sealed.is_being_reencrypted(),
             };
             self.close_file(inode, false);
             return Ok(info);
@@ -266,7 +279,8 @@ impl Fs {
         let mut bytes = [0; PAGE_LEN];
         crate::chunk::Backing::read_at(&file, &mut bytes, 0)?;
         let page = Page::parse(&bytes, Kind::File)?;
-        let wrapped = page.slots().first().map(|slot| slot.wrapped.clone()).unwrap_or_default();
+        let slot = page.slots().first();
+        let wrapped = slot.map(|slot| slot.wrapped.clone()).unwrap_or_default();
         Ok(FileInfo {
             volume_id: page.head.volume.to_string(),
             file_id: page.head.object.to_string(),
@@ -276,6 +290,7 @@ impl Fs {
             size: page.head.layout().nearest_size(stored_size),
             stored_size,
             settled: None,
+            being_reencrypted: slot.is_some_and(|slot| slot.previous.is_some()),
         })
     }
 
@@ -283,21 +298,21 @@ impl Fs {
         Ok(self.volume.disk.get_xattr(&*inode.fd()?, name)?)
     }
 
-    /// Runs `f` with the key that seals values, a file's own or else the volume's, and the id of the
-    /// file or directory. Values in a file are its contents: whoever asks for them must be permitted it.
-    fn with_value_key<R>(
+    /// Runs `f` with the keys that may open values, of which the first one seals them, a file's own or
+    /// else the volume's, and the id of the file or directory. Values in a file are its contents: whoever asks for them must be permitted it.
+    fn with_value_keys<R>(
         &self,
         inode: &Arc<Inode>,
         asker: impl FnOnce(&Inode) -> FsResult<Asker>,
-        f: impl FnOnce(&Key, Id) -> FsResult<R>,
+        f: impl FnOnce(&[&Key], Id) -> FsResult<R>,
     ) -> FsResult<R> {
         if inode.kind != FileKind::Regular {
-            return f(&self.volume.keys.directory_xattr, inode.directory(&self.volume)?.id);
+            return f(&[&self.volume.keys.directory_xattr], inode.directory(&self.volume)?.id);
         }
         let asker = asker(inode)?;
         let open = self.open_file(inode, false, &asker)?;
         let object = open.sealed.head().object;
-        let result = open.keys(self, Access::Program, &asker).and_then(|keys| f(&keys.xattr, object));
+        let result = open.keys(self, Access::Program, &asker).and_then(|keys| f(&keys.xattr_keys(), object));
         self.close_file(inode, false);
         result
     }

@@ -13,7 +13,9 @@ use kmsfs::chunk::Backing;
 use kmsfs::format::PAGE_LEN;
 use kmsfs::format::layout::Layout;
 use kmsfs::format::slot::{SLOT_LEN, SLOT_OFFSETS};
-use kmsfs::fs::{Allocate, Fs, INFO_XATTR, KEY_XATTR, NewMode, ROOT_INO, Requester, SetAttr};
+use kmsfs::fs::{
+    Allocate, Fs, INFO_XATTR, KEY_XATTR, NewMode, REENCRYPT_XATTR, ROOT_INO, Requester, SetAttr,
+};
 
 use crate::bench::Bench;
 use crate::dice::Dice;
@@ -218,6 +220,9 @@ impl Life<'_> {
         let files: Vec<Vec<u8>> =
             self.tree.iter().filter(|(_, w)| matches!(w, What::File(_))).map(|(p, _)| p.clone()).collect();
         for path in files {
+            if self.dice.one_in(4) {
+                self.reencrypt(&path);
+            }
             if path == b"sparse" {
                 // A punch writes the map page that the settling of the same session writes again.
                 let (first, second) = (130 + self.dice.below(2) as u64, 200);
@@ -304,6 +309,30 @@ impl Life<'_> {
         contents[..len].copy_from_slice(&data);
         file.written.insert(chunk, file.header.settlings);
         file.header.size = file.header.size.max(chunk * PAYLOAD + len as u64);
+        self.note(path);
+    }
+
+    /// Gives a file a new data key, or goes on where that was begun, and does some of the work or all.
+    fn reencrypt(&mut self, path: &[u8]) {
+        let fs = self.fs();
+        let ino = self.ino(path);
+        let set = |value: &str| fs.setxattr(me(), ino, OsStr::new(REENCRYPT_XATTR), value.as_bytes(), 0);
+        set(&self.dice.of(&self.bench.keys).clone()).unwrap();
+        let done = (0..self.dice.below(6)).any(|_| match set("") {
+            Ok(()) => false,
+            Err(error) => {
+                assert_eq!(error.errno(), libc::ENODATA);
+                true
+            }
+        });
+        let id = self.id(path);
+        let file = self.files.get_mut(&id).unwrap();
+        file.join_session();
+        if done {
+            // Every chunk was written once more.
+            let session = file.header.settlings;
+            file.written.values_mut().for_each(|written| *written = session);
+        }
         self.note(path);
     }
 

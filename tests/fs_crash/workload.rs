@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use kmsfs::fs::{Fs, FsResult, KEY_XATTR, NewMode, ROOT_INO, RenameMode, Requester, SetAttr, WRAP_XATTR};
+use kmsfs::fs::{
+    Fs, FsResult, KEY_XATTR, NewMode, REENCRYPT_XATTR, ROOT_INO, RenameMode, Requester, SetAttr, WRAP_XATTR,
+};
 use proptest::prelude::*;
 
 use crate::bench::Bench;
@@ -93,6 +95,12 @@ pub(crate) enum Op {
         at: Place,
         other: bool,
     },
+    /// A new data key, and so many steps of what follows.
+    Reencrypt {
+        at: Place,
+        other: bool,
+        steps: u8,
+    },
     /// The volume's own key under new material.
     RewrapVolume,
     Settle,
@@ -125,6 +133,8 @@ pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (place(), 0u8..2).prop_map(|(at, which)| Op::RemoveXattr { at, which }),
         1 => (0..NAMES).prop_map(Op::AssignKey),
         4 => (place(), any::<bool>()).prop_map(|(at, other)| Op::Rewrap { at, other }),
+        3 => (place(), any::<bool>(), 0u8..4)
+            .prop_map(|(at, other, steps)| Op::Reencrypt { at, other, steps }),
         1 => Just(Op::RewrapVolume),
         3 => Just(Op::Settle),
         1 => Just(Op::Remount),
@@ -229,6 +239,7 @@ impl<'a> Run<'a> {
                 self.fs().setxattr(me(), ino, OsStr::new(KEY_XATTR), key, 0)
             }),
             Op::Rewrap { at, other } => self.rewrap(*at, *other),
+            Op::Reencrypt { at, other, steps } => self.reencrypt(*at, *other, *steps),
             Op::RewrapVolume => {
                 self.bench.rotate(&self.fs().volume().own_key());
                 self.fs().setxattr(me(), ROOT_INO, OsStr::new(WRAP_XATTR), b"", 0)
@@ -251,6 +262,14 @@ impl<'a> Run<'a> {
             assert!(String::from_utf8(wrapping).unwrap().contains(key), "{at:?} is not under {key}");
         }
         Ok(())
+    }
+
+    fn reencrypt(&self, at: Place, other: bool, steps: u8) -> FsResult<()> {
+        let ino = self.ino(&path(at))?;
+        let set =
+            |value: &str| self.fs().setxattr(me(), ino, OsStr::new(REENCRYPT_XATTR), value.as_bytes(), 0);
+        set(if other { &self.bench.other } else { &self.bench.key })?;
+        (0..steps).try_for_each(|_| set(""))
     }
 
     /// The names after the operation under way, to be changed.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bench::{Bench, me, mode};
 use count::count;
-use kmsfs::fs::{Fs, KEY_XATTR, ROOT_INO, RenameMode, Requester, SetAttr, WRAP_XATTR};
+use kmsfs::fs::{Fs, KEY_XATTR, REENCRYPT_XATTR, ROOT_INO, RenameMode, Requester, SetAttr, WRAP_XATTR};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -27,6 +27,7 @@ enum Op {
     Rename { from: usize, to: usize, how: RenameMode },
     Link(usize, usize),
     Rewrap { at: usize, other: bool },
+    Reencrypt { at: usize, other: bool, steps: u8 },
     Rotate,
     Settle,
     Recount,
@@ -51,6 +52,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (at(), at(), how).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
         2 => (at(), at()).prop_map(|(from, to)| Op::Link(from, to)),
         4 => (at(), any::<bool>()).prop_map(|(at, other)| Op::Rewrap { at, other }),
+        3 => (at(), any::<bool>(), 0u8..4)
+            .prop_map(|(at, other, steps)| Op::Reencrypt { at, other, steps }),
         1 => Just(Op::Rotate),
         2 => Just(Op::Settle),
         1 => Just(Op::Recount),
@@ -102,6 +105,12 @@ fn apply(bench: &Bench, fs: &Fs, op: &Op, held: &mut Vec<u64>) -> Option<()> {
         Op::Rewrap { at, other } => {
             let key = bench.keys[usize::from(other)].as_bytes();
             fs.setxattr(me(), look_up(fs, at)?, OsStr::new(WRAP_XATTR), key, 0).unwrap();
+        }
+        Op::Reencrypt { at, other, steps } => {
+            let (ino, name) = (look_up(fs, at)?, OsStr::new(REENCRYPT_XATTR));
+            fs.setxattr(me(), ino, name, bench.keys[usize::from(other)].as_bytes(), 0).unwrap();
+            // It may be done earlier.
+            (0..steps).for_each(|_| drop(fs.setxattr(me(), ino, name, b"", 0)));
         }
         Op::Rotate => bench.rotate(0),
         Op::Settle => fs.settle_closed(),
@@ -191,7 +200,8 @@ fn a_recount_misses_nothing_that_changes_meanwhile() {
                         2 => {
                             let ino = fs.lookup(*at, OsStr::new(&name)).unwrap().ino;
                             let key = bench.keys[round / 4 % 2].as_bytes();
-                            fs.setxattr(me(), ino, OsStr::new(WRAP_XATTR), key, 0).unwrap();
+                            let how = OsStr::new([WRAP_XATTR, REENCRYPT_XATTR][round / 8 % 2]);
+                            fs.setxattr(me(), ino, how, key, 0).unwrap();
                         }
                         _ => {
                             let ino = fs.lookup(*at, OsStr::new(&name)).unwrap().ino;

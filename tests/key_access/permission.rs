@@ -166,6 +166,34 @@ fn putting_a_file_under_another_key_needs_both() {
 }
 
 #[test]
+fn a_new_data_key_needs_decrypt_on_one_key_and_generate_data_key_on_the_other() {
+    let test = "a_new_data_key_needs_decrypt_on_one_key_and_generate_data_key_on_the_other";
+    let Some(shared) = Shared::new(test) else { return };
+    shared.world.run(&["key", "create", "--alias", "other"]);
+    shared.world.let_everybody_use(KEY);
+    let file = shared.mount.join("file");
+    ADA.run(|| fs::write(&file, "contents")).unwrap();
+    let set = |value: &str| {
+        let none = rustix::fs::XattrFlags::empty();
+        ADA.run(|| outcome(rustix::fs::setxattr(&file, "user.kmsfs.reencrypt", value.as_bytes(), none)))
+    };
+    assert_eq!(set("alias/other"), REFUSED);
+    assert_eq!(reads(ADA, &file), Ok(()), "it was left as it was");
+    shared.world.let_everybody_use("alias/other");
+    shared.world.put_policy(KEY, &[]);
+    assert_eq!(set("alias/other"), REFUSED);
+    shared.world.let_everybody_use(KEY);
+    assert_eq!(set("alias/other"), Ok(()));
+    // From here on the one that it had does not matter.
+    shared.world.put_policy(KEY, &[]);
+    while set("").is_ok() {}
+    assert_eq!(set(""), Err(libc::ENODATA));
+    let mut contents = String::new();
+    ADA.run(|| File::open(&file).unwrap().read_to_string(&mut contents)).unwrap();
+    assert_eq!(contents, "contents");
+}
+
+#[test]
 fn the_mounts_permission_counts_for_everybody_where_that_is_wanted() {
     let Some(mut shared) = Shared::new("the_mounts_permission_counts_for_everybody") else { return };
     let file = shared.file("file");

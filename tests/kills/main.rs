@@ -42,10 +42,17 @@ const FSX_RUNS: u64 = 3;
 /// How long the writers work where the kill comes after it.
 const WORK: Duration = Duration::from_millis(200);
 /// What a check may find where a mount was killed.
-const INTERRUPTED: [&str; 6] =
-    ["not-clean", "not-all-settled", "unsettled", "leftover", "sidecar-orphaned", "target-orphaned"];
+const INTERRUPTED: [&str; 7] = [
+    "not-clean",
+    "not-all-settled",
+    "unsettled",
+    "reencrypting",
+    "leftover",
+    "sidecar-orphaned",
+    "target-orphaned",
+];
 /// And after a mount that recovered and was unmounted properly.
-const RECOVERED: [&str; 1] = ["not-all-settled"];
+const RECOVERED: [&str; 2] = ["not-all-settled", "reencrypting"];
 
 /// When the process is killed.
 #[derive(Debug, Clone, Copy)]
@@ -211,7 +218,15 @@ impl Scene {
                 }
                 _ => {}
             }
-            if !busy {
+            if busy {
+                // Everything gets new data keys meanwhile, again and again.
+                scope.spawn(|| {
+                    let renew = ["file", "set-key", "--new-data-key", "-r", "alias/default"];
+                    while !killed.load(Ordering::SeqCst) {
+                        world.try_run(&[&renew[..], &[mount.to_str().unwrap()]].concat());
+                    }
+                });
+            } else {
                 thread::sleep(WORK);
                 stop.store(true, Ordering::SeqCst);
                 writers.drain(..).for_each(|writer| writer.join().unwrap());

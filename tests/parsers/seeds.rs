@@ -58,7 +58,7 @@ fn pages() {
         put("state", name, state);
         let head = Head::new(kind, Id([1; 16]), Id([2; 16]), Id([3; 16]));
         let wrapped = Wrapped { key_arn: arn.clone(), key_version: 2, blob: vec![9; 98] };
-        put("page", name, Page::build(&head, 3, &wrapped, &[6; 32], &state, &key()).unwrap());
+        put("page", name, Page::build(&head, 3, &wrapped, &[6; 32], None, &state, &key()).unwrap());
     }
     let page = MapPage { level: 1, index: 0 };
     put("map", "sealed", seal_map(&key(), page, 5, &[4; 1_016]).unwrap());

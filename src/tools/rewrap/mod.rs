@@ -6,6 +6,7 @@
 //! found nothing to do; that one is the proof that nothing is left but what it names.
 
 mod mounted;
+mod reencrypt;
 mod tally;
 mod unmounted;
 
@@ -16,9 +17,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::fs::{FileKind, Wrapping};
+use crate::fs::{FileKind, Progress, Wrapping};
 
 pub use mounted::Mounted;
+pub use reencrypt::{Reencrypted, reencrypt};
 pub use tally::{Moment, Tally};
 pub use unmounted::Unmounted;
 
@@ -70,12 +72,40 @@ pub trait Tree {
     /// When that cannot be noted.
     fn assign(&self, directory: &Place, key: &str) -> io::Result<()>;
 
+    /// How far the re-encryption of a file is; `None` if there is none under way.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn reencryption(&self, file: &Place) -> io::Result<Option<Progress>>;
+
+    /// Gets hold of a file to re-encrypt it, by whatever name it has later.
+    ///
+    /// # Errors
+    /// As open(2).
+    fn hold<'t>(&'t self, file: &Place) -> io::Result<Box<dyn Held + 't>>;
+
     /// Makes everything that was wrapped at or below `top` durable. On a volume's root, the volume's
     /// own key is wrapped anew too.
     ///
     /// # Errors
     /// When it may not be durable.
     fn flush(&self, top: &Place) -> io::Result<()>;
+}
+
+/// A file that is being re-encrypted.
+pub trait Held {
+    /// Gives it a new data key under a master key, or goes on where that was begun.
+    ///
+    /// # Errors
+    /// Those of the master keys; `EPERM` for whoever neither owns the file nor is root; `EBUSY` if it
+    /// should be tried again.
+    fn begin(&self, key: &str) -> io::Result<()>;
+
+    /// Does some of the work. `None` when there is no more, and all of it is durable.
+    ///
+    /// # Errors
+    /// As [`Held::begin`], and what is wrong with the file.
+    fn step(&self) -> io::Result<Option<Progress>>;
 }
 
 /// How files are to be wrapped.
@@ -358,6 +388,15 @@ fn count(tree: &dyn Tree, top: &Place, stop: &AtomicBool) -> u64 {
         if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     files
+}
+
+/// A description that may be absent.
+fn present<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn errno(error: &io::Error) -> i32 {

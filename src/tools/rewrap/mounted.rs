@@ -4,13 +4,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::XattrFlags;
 
-use super::{Place, Tree, Visit};
-use crate::fs::{FileKind, KEY_XATTR, WRAP_XATTR, Wrapping};
+use super::{Held, Place, Tree, Visit, present};
+use crate::fs::{FileKind, KEY_XATTR, Progress, REENCRYPT_XATTR, WRAP_XATTR, Wrapping};
 
 /// Most bytes of a wrapping's description.
 const MAX_LEN: usize = 4096;
@@ -61,11 +61,57 @@ impl Tree for Mounted {
         set(directory, KEY_XATTR, key)
     }
 
+    fn reencryption(&self, file: &Place) -> io::Result<Option<Progress>> {
+        let mut value = [0; MAX_LEN];
+        let read = rustix::fs::lgetxattr(&file.path, REENCRYPT_XATTR, &mut value);
+        parsed(read.map(|len| &value[..len]))
+    }
+
+    fn hold<'t>(&'t self, file: &Place) -> io::Result<Box<dyn Held + 't>> {
+        let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&file.path)?;
+        // Another one may have taken its name.
+        if opened.metadata()?.ino() != file.ino {
+            return Err(io::Error::from_raw_os_error(libc::ESTALE));
+        }
+        Ok(Box::new(Open(opened)))
+    }
+
     fn flush(&self, top: &Place) -> io::Result<()> {
         match top.kind {
             FileKind::Directory => set(top, WRAP_XATTR, ""),
             _ => File::open(&top.path)?.sync_all(),
         }
+    }
+}
+
+/// A file in a mount, open.
+struct Open(File);
+
+impl Open {
+    fn set(&self, key: &str) -> io::Result<()> {
+        Ok(rustix::fs::fsetxattr(&self.0, REENCRYPT_XATTR, key.as_bytes(), XattrFlags::empty())?)
+    }
+}
+
+impl Held for Open {
+    fn begin(&self, key: &str) -> io::Result<()> {
+        self.set(key)
+    }
+
+    fn step(&self) -> io::Result<Option<Progress>> {
+        if present(self.set(""))?.is_none() {
+            return Ok(None);
+        }
+        let mut value = [0; MAX_LEN];
+        let read = rustix::fs::fgetxattr(&self.0, REENCRYPT_XATTR, &mut value);
+        parsed(read.map(|len| &value[..len]))
+    }
+}
+
+fn parsed(read: rustix::io::Result<&[u8]>) -> io::Result<Option<Progress>> {
+    match present(read.map_err(io::Error::from))? {
+        Some(json) => Ok(Some(serde_json::from_slice(json)?)),
+        None => Ok(None),
     }
 }
 

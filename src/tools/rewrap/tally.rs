@@ -13,6 +13,8 @@ pub struct Tally {
     /// Files seen in this pass.
     seen: AtomicU64,
     rewrapped: AtomicU64,
+    /// Bytes that were sealed anew.
+    bytes: AtomicU64,
     /// Whether somebody wants to know how long it will take, which costs a look at every directory.
     wanted: bool,
 }
@@ -28,6 +30,8 @@ pub struct Moment {
     pub seen: u64,
     /// Files wrapped anew.
     pub rewrapped: u64,
+    /// Bytes of plaintext that were encrypted anew.
+    pub bytes: u64,
     /// Time since the beginning.
     pub elapsed: Duration,
 }
@@ -49,6 +53,7 @@ impl Tally {
             pass: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             rewrapped: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             wanted,
         }
     }
@@ -61,6 +66,7 @@ impl Tally {
             total: get(&self.total),
             seen: get(&self.seen),
             rewrapped: get(&self.rewrapped),
+            bytes: get(&self.bytes),
             elapsed: self.begin.elapsed(),
         }
     }
@@ -80,6 +86,10 @@ impl Tally {
 
     pub(super) fn saw(&self) {
         self.seen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_bytes(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn rewrapped(&self) {

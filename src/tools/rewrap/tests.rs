@@ -57,6 +57,14 @@ impl Tree for Fake {
         Ok(())
     }
 
+    fn reencryption(&self, _: &Place) -> io::Result<Option<Progress>> {
+        Ok(None)
+    }
+
+    fn hold<'t>(&'t self, file: &Place) -> io::Result<Box<dyn Held + 't>> {
+        Ok(Box::new(FakeHeld { tree: self, ino: file.ino, steps: RefCell::new(3) }))
+    }
+
     fn flush(&self, _: &Place) -> io::Result<()> {
         *self.flushes.borrow_mut() += 1;
         Ok(())
@@ -137,5 +145,61 @@ fn no_more_files_a_second_than_allowed() {
     let top = place(0, FileKind::Directory);
     let stop = AtomicBool::new(false);
     rewrap(&tree, &top, &ALL, &mut newest, Some(100), &Tally::new(false), &stop);
+    assert!(begin.elapsed() >= Duration::from_millis(190), "took {:?}", begin.elapsed());
+}
+
+/// A file that takes three steps.
+struct FakeHeld<'t> {
+    tree: &'t Fake,
+    ino: u64,
+    steps: RefCell<u64>,
+}
+
+impl Held for FakeHeld<'_> {
+    fn begin(&self, key: &str) -> io::Result<()> {
+        self.tree.wrap(&place(self.ino, FileKind::Regular), key)
+    }
+
+    fn step(&self) -> io::Result<Option<Progress>> {
+        let mut left = self.steps.borrow_mut();
+        if *left == 0 {
+            return Ok(None);
+        }
+        *left -= 1;
+        Ok(Some(Progress { done: 300 - *left * 100, size: 300 }))
+    }
+}
+
+fn reencrypt_all(tree: &Fake, limit: Option<u64>, stop: bool) -> Reencrypted {
+    let top = place(0, FileKind::Directory);
+    reencrypt(tree, &top, B, limit, &Tally::new(true), &AtomicBool::new(stop))
+}
+
+#[test]
+fn every_file_gets_one_new_data_key_in_a_run_however_often_it_is_met() {
+    let tree = fake(&[(1, by(A, 1)), (2, by(B, 1)), (3, by(A, 3))]);
+    let outcome = reencrypt_all(&tree, None, false);
+    assert!(outcome.is_complete());
+    assert_eq!((outcome.files, outcome.bytes), (3, 900), "the second walk found nothing new");
+    assert!(tree.files.borrow().values().all(|wrapping| *wrapping == by(B, 1)));
+    assert_eq!((tree.assigned.borrow()[0].as_str(), *tree.flushes.borrow()), (B, 1));
+}
+
+#[test]
+fn what_cannot_be_reencrypted_is_named_once_and_the_rest_is_done() {
+    let mut tree = fake(&[(1, by(A, 1)), (2, by(A, 1)), (3, by(A, 2))]);
+    tree.refuses = BTreeMap::from([(2, libc::EKEYREVOKED), (3, libc::ENOENT)]);
+    let outcome = reencrypt_all(&tree, None, false);
+    assert!(!outcome.is_complete());
+    assert_eq!((outcome.files, outcome.left_count), (1, 1), "what went away is no loss");
+    assert_eq!((outcome.left[0].path.to_str(), outcome.left[0].errno), (Some("2"), libc::EKEYREVOKED));
+}
+
+#[test]
+fn a_signal_ends_a_reencryption_and_a_limit_slows_it() {
+    let tree = fake(&[(1, by(A, 1))]);
+    assert!(reencrypt_all(&tree, None, true).cancelled);
+    let begin = Instant::now();
+    assert!(reencrypt_all(&tree, Some(1500), false).is_complete());
     assert!(begin.elapsed() >= Duration::from_millis(190), "took {:?}", begin.elapsed());
 }

@@ -6,8 +6,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Place, Tree, Visit};
-use crate::fs::{Census, FileKind, Fs, FsError, KEY_XATTR, ROOT_INO, Requester, WRAP_XATTR, Wrapping};
+use super::{Held, Place, Tree, Visit, present};
+use crate::fs::{
+    Census, FileKind, Fs, FsError, KEY_XATTR, Progress, REENCRYPT_XATTR, ROOT_INO, Requester, WRAP_XATTR,
+    Wrapping,
+};
 
 /// An open volume.
 pub struct Unmounted {
@@ -97,9 +100,39 @@ impl Tree for Unmounted {
         self.set(directory, KEY_XATTR, key)
     }
 
+    fn reencryption(&self, file: &Place) -> io::Result<Option<Progress>> {
+        match present(self.fs.getxattr(file.ino, OsStr::new(REENCRYPT_XATTR)).map_err(into_io))? {
+            Some(value) => Ok(Some(serde_json::from_slice(&value)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn hold<'t>(&'t self, file: &Place) -> io::Result<Box<dyn Held + 't>> {
+        Ok(Box::new(Known { tree: self, file: file.clone() }))
+    }
+
     fn flush(&self, _: &Place) -> io::Result<()> {
         let root = Place { path: Path::new("/").to_owned(), ino: ROOT_INO, kind: FileKind::Directory };
         self.set(&root, WRAP_XATTR, "")
+    }
+}
+
+/// A file of the volume. Nobody else is there to rename it.
+struct Known<'t> {
+    tree: &'t Unmounted,
+    file: Place,
+}
+
+impl Held for Known<'_> {
+    fn begin(&self, key: &str) -> io::Result<()> {
+        self.tree.set(&self.file, REENCRYPT_XATTR, key)
+    }
+
+    fn step(&self) -> io::Result<Option<Progress>> {
+        match present(self.tree.set(&self.file, REENCRYPT_XATTR, ""))? {
+            Some(()) => self.tree.reencryption(&self.file),
+            None => Ok(None),
+        }
     }
 }
 
