@@ -1,13 +1,21 @@
 //! AES-256 on vectors of blocks: key expansion for as many keys as there are blocks, and
 //! encryption.
 
-use super::isa::{Block, Isa};
+use super::isa::{BLOCK_LEN, Block, Isa};
 
 /// Rounds of AES-256.
 pub(super) const ROUNDS: usize = 14;
 
-/// Round constants of the key expansion (FIPS 197, section 5.2).
-const CONSTANTS: [u8; 7] = [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40];
+/// Round constants of the key expansion (FIPS 197, section 5.2), in every word.
+const CONSTANTS: [Block; 7] = {
+    let mut constants = [[0; BLOCK_LEN]; 7];
+    let mut at = 0;
+    while at < 7 * BLOCK_LEN {
+        constants[at / BLOCK_LEN][at % BLOCK_LEN] = 1 << (at / BLOCK_LEN);
+        at += 4;
+    }
+    constants
+};
 
 /// Expands keys that are given by their first and second halves, one in each block of the
 /// vectors, and hands the round keys to `put`, from round 0 on.
@@ -24,10 +32,9 @@ pub(super) fn expand<I: Isa, const N: usize>(
     let [mut even, mut odd] = halves;
     schedule.put(isa, 0, even);
     schedule.put(isa, 1, odd);
-    let zero = isa.splat(&[0; 16]);
-    for (pair, constant) in CONSTANTS.into_iter().enumerate() {
-        let constant =
-            isa.splat(&[constant, 0, 0, 0, constant, 0, 0, 0, constant, 0, 0, 0, constant, 0, 0, 0]);
+    let zero = isa.splat(&[0; BLOCK_LEN]);
+    for (pair, constant) in CONSTANTS.iter().enumerate() {
+        let constant = isa.splat(constant);
         for n in 0..N {
             let word = isa.last_round(isa.last_word_rotated(odd[n]), constant);
             even[n] = isa.xor(isa.prefix_xor(even[n]), word);

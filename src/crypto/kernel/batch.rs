@@ -13,19 +13,26 @@ use crate::secret::KEY_LEN;
 const LAG: usize = 2;
 
 /// The keys of a batch on their way through a kernel; erased when dropped.
-pub(super) struct Scratch {
+pub(super) struct Scratch<Groups: ?Sized = [GroupKeys]> {
     master: MasterKey,
-    /// Of two groups by turns: one is still encrypted when the next one is hashed.
-    groups: [GroupKeys; 2],
+    groups: Groups,
 }
 
-impl Scratch {
+/// For a batch of one group, or for one of any size that is opened. To make and erase the longer
+/// one takes as long as to seal some hundred bytes.
+pub(super) type Short = Scratch<[GroupKeys; 1]>;
+/// For a batch of any size: two groups by turns, as one is still encrypted when the next one is
+/// hashed already.
+pub(super) type Long = Scratch<[GroupKeys; 2]>;
+
+impl<const N: usize> Scratch<[GroupKeys; N]> {
     pub(super) const fn new() -> Self {
-        Self { master: MasterKey::new(), groups: [const { GroupKeys::new() }; 2] }
+        Self { master: MasterKey::new(), groups: [const { GroupKeys::new() }; N] }
     }
 }
 
-/// Seals a batch. `ALL` is `GROUP` divided by the blocks in a vector.
+/// Seals a batch: one of more than a group with room for two. `ALL` is `GROUP` divided by the
+/// blocks in a vector.
 ///
 /// A message is read twice, as the tag is the first counter: the second time while it is in the
 /// cache, together with the first time of a later message.
@@ -44,7 +51,8 @@ pub(super) fn seal<I: Isa, const ALL: usize>(
             let group = &after[..after.len().min(GROUP)];
             let longest = group.iter().map(|message| message.plaintext.len()).max().unwrap_or(0);
             let nonces = group.iter().map(|message| message.nonce);
-            groups[slot(step)].derive::<I, ALL>(isa, master, nonces, strides(isa, longest));
+            let turn = turn(groups, step);
+            groups[turn].derive::<I, ALL>(isa, master, nonces, strides(isa, longest));
         }
         let hashed = after.first_mut();
         let encrypted = step.checked_sub(LAG).and_then(|index| before.get_mut(index));
@@ -60,15 +68,16 @@ pub(super) fn seal<I: Isa, const ALL: usize>(
     }
 }
 
-/// Which of the two groups' keys a message's are among.
+/// Which of the groups' keys a message's are among.
 #[inline(always)]
-fn slot(index: usize) -> usize {
-    index / GROUP % 2
+fn turn(groups: &[GroupKeys], index: usize) -> usize {
+    // One or two.
+    index / GROUP & (groups.len() - 1)
 }
 
 #[inline(always)]
-fn keys(groups: &[GroupKeys; 2], index: usize) -> MessageKeys<'_> {
-    groups[slot(index)].message(index % GROUP)
+fn keys(groups: &[GroupKeys], index: usize) -> MessageKeys<'_> {
+    groups[turn(groups, index)].message(index % GROUP)
 }
 
 #[inline(always)]
@@ -144,7 +153,8 @@ pub(super) fn open<I: Isa, const ALL: usize>(
     key: &[u8; KEY_LEN],
     batch: &mut [Open<'_>],
 ) -> Result<(), OpenError> {
-    let Scratch { master, groups: [keys, _] } = scratch;
+    let Scratch { master, groups } = scratch;
+    let keys = &mut groups[0];
     master.expand(isa, key);
     // Gathered over the whole batch, so that only its outcome shows in the time that it takes.
     let mut difference = 0;

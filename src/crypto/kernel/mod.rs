@@ -49,8 +49,9 @@ use self::aarch64::kernels;
 use self::x86_64::kernels;
 use super::aead::{Aead, Open, OpenError, Seal};
 use crate::secret::{KEY_LEN, Key};
-use batch::Scratch;
+use batch::{Long, Scratch, Short};
 use isa::Isa;
+use keys::GROUP;
 
 pub use portable::Portable;
 
@@ -134,7 +135,11 @@ impl<K: Kernel> Aead for Accelerated<K> {
         for message in &*batch {
             assert_lengths(message.plaintext, message.ciphertext);
         }
-        self.0.seal(&mut Scratch::new(), key.expose(), batch);
+        if batch.len() <= GROUP {
+            self.0.seal(&mut Short::new(), key.expose(), batch);
+        } else {
+            self.0.seal(&mut Long::new(), key.expose(), batch);
+        }
         zeroize_stack::<STACK>();
     }
 
@@ -142,7 +147,7 @@ impl<K: Kernel> Aead for Accelerated<K> {
         for message in &*batch {
             assert_lengths(message.ciphertext, message.plaintext);
         }
-        let opened = self.0.open(&mut Scratch::new(), key.expose(), batch);
+        let opened = self.0.open(&mut Short::new(), key.expose(), batch);
         zeroize_stack::<STACK>();
         opened
     }
