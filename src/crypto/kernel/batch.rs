@@ -72,7 +72,7 @@ pub(super) fn seal<I: Isa, const ALL: usize>(
 #[inline(always)]
 fn turn(groups: &[GroupKeys], index: usize) -> usize {
     // One or two.
-    index / GROUP & (groups.len() - 1)
+    (index / GROUP) & (groups.len() - 1)
 }
 
 #[inline(always)]
@@ -80,6 +80,7 @@ fn keys(groups: &[GroupKeys], index: usize) -> MessageKeys<'_> {
     groups[turn(groups, index)].message(index % GROUP)
 }
 
+/// Sets a message's tag.
 #[inline(always)]
 fn hash<I: Isa>(isa: I, keys: MessageKeys<'_>, message: &mut Seal<'_>) {
     let at = Division::of(isa, message.plaintext.len());
@@ -97,6 +98,7 @@ fn begin_hash<'k, I: Isa>(isa: I, keys: MessageKeys<'k>, message: &Seal<'_>, at:
     hash
 }
 
+/// Encrypts a message whose tag is set.
 #[inline(always)]
 fn encrypt<I: Isa>(isa: I, keys: MessageKeys<'_>, message: &mut Seal<'_>) {
     let at = Division::of(isa, message.plaintext.len());
@@ -107,7 +109,7 @@ fn encrypt<I: Isa>(isa: I, keys: MessageKeys<'_>, message: &mut Seal<'_>) {
     stream.apply_rest(&message.plaintext[at.whole..], &mut message.ciphertext[at.whole..]);
 }
 
-/// `hash` of one message and `encrypt` of another.
+/// [`hash`] of one message and [`encrypt`] of another, in steps by turns.
 #[inline(always)]
 fn hash_and_encrypt<I: Isa>(
     isa: I,

@@ -16,13 +16,13 @@ use crate::secret::KEY_LEN;
 pub(super) const GROUP: usize = 8;
 /// Most vectors that are hashed between two reductions.
 pub(super) const STRIDE: usize = 8;
-/// As many for messages that have fewer than `2 * SHORT_STRIDE` vectors.
+/// As many for messages of fewer than `2 * SHORT_STRIDE` vectors.
 pub(super) const SHORT_STRIDE: usize = 2;
 
 /// Most blocks in a vector.
-const MAX_BLOCKS: usize = 4;
+pub(super) const MAX_BLOCKS: usize = 4;
 /// Most blocks after the last vector of a message: the rest of the text, and the lengths.
-pub(super) const MAX_AFTER: usize = 2;
+const MAX_AFTER: usize = 2;
 /// Blocks that are encrypted to derive keys for a nonce (RFC 8452, section 4).
 const DERIVED: usize = 6;
 
@@ -77,9 +77,9 @@ pub(super) struct GroupKeys {
     rounds: [Row; ROUNDS + 1],
     /// Powers of the key H of POLYVAL: Hᴸ, H²ᴸ, …, with L blocks in a vector.
     strides: [Row; STRIDE],
-    /// Powers of H, first to last, with which the loop computes.
+    /// Powers of H: H, H², …
     powers: [Row; MAX_BLOCKS + MAX_AFTER],
-    /// The same powers of one message after the other, highest first, as a vector takes them.
+    /// The same, but message by message and the highest first, as a vector takes them.
     descending: [[Block; MAX_BLOCKS + MAX_AFTER]; GROUP],
 }
 
@@ -142,8 +142,8 @@ impl GroupKeys {
         self.raise(isa, hash_key, strides);
     }
 
-    /// Makes powers of H. Each is the product of two of about half its exponent, so that few
-    /// wait for one another.
+    /// Makes powers of H. Each is the product of two of about half its exponent, so that most need
+    /// not wait for one another.
     #[inline(always)]
     fn raise<I: Isa, const N: usize>(&mut self, isa: I, hash_key: [I::Vector; N], strides: usize) {
         store::<I, N>(isa, hash_key, &mut self.powers[0]);

@@ -22,6 +22,10 @@
 //! **Choice.** The fastest that the CPU has, once in a process; `KMSFS_AEAD` names another one, for
 //! tests and measurements. `docs/decisions/0022-one-kernel-over-three-widths.md` has the figures.
 #![allow(unsafe_code, reason = "the instructions of AES and of carry-less multiplication")]
+#![cfg_attr(
+    not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little"))),
+    allow(dead_code, reason = "no kernel has been written for this CPU")
+)]
 
 mod aes;
 mod batch;
@@ -60,8 +64,8 @@ pub const VARIABLE: &str = "KMSFS_AEAD";
 
 /// Most bytes in a message (RFC 8452, section 6).
 const MAX_LEN: u64 = 1 << 36;
-/// Bytes of stack below a kernel's caller that are erased after it. A kernel's frame is smaller in
-/// a release build; that without optimization is not.
+/// Bytes of stack that are erased after a kernel. Its frame has at most 2500 in a release build; it
+/// may have more without optimization.
 const STACK: usize = 4096;
 
 /// [`VARIABLE`] names no implementation that runs on this machine.

@@ -2,8 +2,8 @@
 //! the key stream.
 //!
 //! ```text
-//! associated data | head | body                          | rest | lengths
-//!                 0..L-1 blocks | whole vectors of L blocks | a part of a block |
+//! associated data | head           | body                     | rest            | lengths
+//!                   0..L-1 blocks    vectors of L blocks each   part of a block
 //! ```
 //!
 //! The head takes up what is not a multiple of L blocks, so that the last vector of the body ends
@@ -13,7 +13,7 @@
 
 use super::aes;
 use super::isa::{BLOCK_LEN, Block, Isa};
-use super::keys::{MessageKeys, SHORT_STRIDE, STRIDE};
+use super::keys::{MAX_BLOCKS, MessageKeys, SHORT_STRIDE, STRIDE};
 use super::polyval::{Products, multiply};
 use crate::crypto::aead::{Nonce, Tag};
 
@@ -29,6 +29,7 @@ pub(super) struct Division {
 }
 
 impl Division {
+    /// That of a text of `len` bytes.
     #[inline(always)]
     pub(super) fn of<I: Isa>(_: I, len: usize) -> Self {
         let whole = len - len % BLOCK_LEN;
@@ -36,7 +37,8 @@ impl Division {
     }
 }
 
-/// How many powers a message needs to be hashed by several vectors at a time.
+/// How many powers of Hᴸ a message of `len` bytes needs, as it is hashed by so many vectors at a
+/// time at most.
 #[inline(always)]
 pub(super) fn strides<I: Isa>(_: I, len: usize) -> usize {
     if len / I::BYTES < 2 * SHORT_STRIDE { SHORT_STRIDE } else { STRIDE }
@@ -56,7 +58,8 @@ impl<'k, I: Isa> Hash<'k, I> {
     #[inline(always)]
     pub(super) fn new(isa: I, keys: MessageKeys<'k>, aad: &[u8], head: usize) -> Self {
         let mut sum = isa.splat(&[0; BLOCK_LEN]);
-        // One block after the other, as it is one or two in all that matters.
+        // One block after the other: a chunk has one or two. The last is not multiplied yet, as
+        // it takes its place before the head.
         let mut blocks = aad.chunks(BLOCK_LEN);
         if let Some(first) = blocks.next() {
             sum = isa.splat(&padded(first));
@@ -64,7 +67,7 @@ impl<'k, I: Isa> Hash<'k, I> {
             for block in blocks {
                 sum = isa.xor(multiply(isa, sum, key), isa.splat(&padded(block)));
             }
-            let mut blocks = [0; 64];
+            let mut blocks = [0; MAX_BLOCKS * BLOCK_LEN];
             let before_head = I::BYTES - head - BLOCK_LEN;
             blocks[before_head..][..BLOCK_LEN].copy_from_slice(&isa.first(sum));
             sum = isa.load(&blocks[..I::BYTES]);
@@ -108,7 +111,7 @@ impl<'k, I: Isa> Hash<'k, I> {
         left
     }
 
-    /// The tag, after the part of a block that is left.
+    /// The tag, after `rest`, the part of a block that is left.
     #[inline(always)]
     pub(super) fn tag(self, nonce: &Nonce, rest: &[u8], aad_len: usize, len: usize) -> Tag {
         let (isa, keys) = (self.isa, self.keys);
@@ -204,7 +207,7 @@ impl<'k, I: Isa> KeyStream<'k, I> {
         (input_left, output_left)
     }
 
-    /// Encrypts or decrypts a head.
+    /// Encrypts or decrypts a head, if there is one.
     #[inline(always)]
     pub(super) fn apply_head(&mut self, input: &[u8], output: &mut [u8]) {
         if input.is_empty() {
@@ -215,7 +218,7 @@ impl<'k, I: Isa> KeyStream<'k, I> {
         isa.store_last(isa.xor(stream, isa.load_last(input)), output);
     }
 
-    /// Encrypts or decrypts the part of a block that is left.
+    /// Encrypts or decrypts the part of a block that is left, if there is one.
     #[inline(always)]
     pub(super) fn apply_rest(&mut self, input: &[u8], output: &mut [u8]) {
         if input.is_empty() {
@@ -230,7 +233,7 @@ impl<'k, I: Isa> KeyStream<'k, I> {
 }
 
 /// Block n has the counter n.
-const POSITIONS: [Block; 4] = [counter(0), counter(1), counter(2), counter(3)];
+const POSITIONS: [Block; MAX_BLOCKS] = [counter(0), counter(1), counter(2), counter(3)];
 
 /// A block of which only the counter is not zero.
 #[inline(always)]
@@ -246,6 +249,7 @@ fn padded(bytes: &[u8]) -> Block {
     block
 }
 
+/// As many vectors as there are in `bytes`.
 #[inline(always)]
 pub(super) fn load<I: Isa, const N: usize>(isa: I, bytes: &[u8]) -> [I::Vector; N] {
     let mut vectors = [isa.splat(&[0; BLOCK_LEN]); N];
