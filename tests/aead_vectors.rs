@@ -68,6 +68,42 @@ fn wycheproof_vectors() {
     assert!(valid > 0 && invalid > 0, "{valid} valid and {invalid} invalid vectors were tried");
 }
 
+/// The counter is 32 bits of a block and wraps around without a carry. The RFC's vectors for that
+/// are three blocks long; here it wraps in the middle of a chunk, at several places within the
+/// groups of blocks that a kernel takes at a time. The nonces were searched for.
+#[test]
+fn the_counter_wraps_within_a_chunk() {
+    let key = to_key(&[0x42; KEY_LEN]);
+    let wraps = [(100_380_166u64, 23), (103_041_169, 42), (138_536_378, 109), (187_486_492, 187)];
+    let messages = wraps.map(|(number, _)| {
+        let mut nonce = Nonce::default();
+        nonce[..8].copy_from_slice(&number.to_le_bytes());
+        Message { nonce, aad: Vec::new(), plaintext: vec![0x17; CHUNK_LEN] }
+    });
+    for (sealed, (_, blocks)) in seal(&Portable, &key, &messages).iter().zip(wraps) {
+        assert_eq!(u32::from_le_bytes(array(&sealed.tag[..4])).wrapping_neg(), blocks);
+    }
+    for implementation in aead::all() {
+        assert_agreement(*implementation, &key, &messages).unwrap();
+    }
+}
+
+/// Otherwise the tests here would pass for want of something to try.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn every_kernel_whose_instructions_this_cpu_has_is_tried() {
+    let has_vaes = is_x86_feature_detected!("vaes") && is_x86_feature_detected!("vpclmulqdq");
+    let expected = [
+        ("portable", true),
+        ("aesni", is_x86_feature_detected!("aes") && is_x86_feature_detected!("pclmulqdq")),
+        ("vaes256", is_x86_feature_detected!("avx2") && has_vaes),
+        ("avx512", is_x86_feature_detected!("avx512vl") && has_vaes),
+    ];
+    let expected = expected.iter().filter(|(_, has)| *has).map(|(name, _)| *name);
+    let tried = aead::all().iter().map(|implementation| implementation.name());
+    assert!(tried.eq(expected));
+}
+
 /// Kernels split messages into blocks and groups of blocks, so every length up to several of
 /// those groups is tried, with every length of associated data up to a few blocks.
 #[test]

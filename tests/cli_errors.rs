@@ -414,6 +414,22 @@ fn an_unknown_mount_option_is_refused() {
 }
 
 #[test]
+fn an_implementation_of_the_cipher_that_does_not_run_here_is_refused() {
+    let world = World::with_volume();
+    for name in ["", "rot13", "AVX512"] {
+        let with_name = || {
+            let mut command = world.command(&["key", "list"]);
+            command.env("KMSFS_AEAD", name);
+            run(command)
+        };
+        unchanged(&world, with_name).fails(2, &[&format!("KMSFS_AEAD={name} "), "unset it", "portable"]);
+    }
+    let mut command = world.command(&["key", "list"]);
+    command.env("KMSFS_AEAD", "portable");
+    run(command).ok();
+}
+
+#[test]
 fn a_volume_mounted_for_writing_is_not_mounted_again() {
     if !can_mount("a_volume_mounted_for_writing_is_not_mounted_again") {
         return;

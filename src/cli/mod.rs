@@ -53,6 +53,7 @@ use exit::{CliError, CliResult, Code};
 use key_args::KeyCommand;
 use output::Output;
 
+use crate::crypto::aead;
 use crate::sys::process;
 
 /// Runs the program with this process's arguments.
@@ -107,6 +108,7 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
     process::harden().map_err(|e| {
         CliError::new(Code::Unexpected, format!("the process's memory cannot be protected: {e}"))
     })?;
+    aead::choose().map_err(|e| CliError::relayed(usage_code(), e.to_string()))?;
     // A check reports itself what the log would repeat.
     let is_quiet = matches!(arguments.command, Command::Fsck(_)) && global.verbose == 0;
     if !matches!(arguments.command, Command::Mount(_) | Command::Serve(_)) && !is_quiet {

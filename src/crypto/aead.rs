@@ -5,13 +5,12 @@
 //! and output are different buffers: ciphertext goes from where it was read straight to where the
 //! plaintext is wanted.
 
-use aes_gcm_siv::aead::inout::InOutBuf;
-use aes_gcm_siv::aead::{AeadInOut, KeyInit};
-use aes_gcm_siv::{Aes256GcmSiv, Key as RawKey};
 use thiserror::Error;
-use zeroize::Zeroize;
 
+use super::kernel;
 use crate::secret::Key;
+
+pub use kernel::{Portable, UnknownImplementation, VARIABLE};
 
 /// Bytes in a nonce (RFC 8452, section 4).
 pub const NONCE_LEN: usize = 12;
@@ -81,14 +80,30 @@ pub trait Aead: Send + Sync {
     fn open(&self, key: &Key, batch: &mut [Open<'_>]) -> Result<(), OpenError>;
 }
 
-/// The implementation to use on this machine.
-pub fn best() -> &'static dyn Aead {
-    &Portable
+/// The implementation to use: the fastest on this machine, unless [`VARIABLE`] in the
+/// environment names another one. It is chosen once; call this before the first use of [`best`].
+///
+/// # Errors
+/// [`UnknownImplementation`] when what it names does not run here.
+pub fn choose() -> Result<&'static dyn Aead, UnknownImplementation> {
+    kernel::choose()
 }
 
-/// Every implementation that runs on this machine, the portable one first.
+/// As [`choose`], where it was called before, or in a test.
+///
+/// # Panics
+/// When [`choose`] fails.
+#[expect(
+    clippy::panic,
+    reason = "a program that did not choose at its start cannot go on with another cipher"
+)]
+pub fn best() -> &'static dyn Aead {
+    choose().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Every implementation that runs on this machine, the portable one first and the fastest last.
 pub fn all() -> &'static [&'static dyn Aead] {
-    &[&Portable]
+    kernel::all()
 }
 
 /// Encrypts one message with [`best`].
@@ -117,56 +132,4 @@ pub fn open_one(
     tag: &Tag,
 ) -> Result<(), OpenError> {
     best().open(key, &mut [Open { nonce, aad, ciphertext, plaintext, tag }])
-}
-
-/// The `aes-gcm-siv` crate: the reference that every other implementation is tested against.
-#[derive(Debug, Clone, Copy)]
-pub struct Portable;
-
-impl Aead for Portable {
-    fn name(&self) -> &'static str {
-        "portable"
-    }
-
-    fn seal(&self, key: &Key, batch: &mut [Seal<'_>]) {
-        let cipher = expand(key);
-        for message in batch {
-            let buffer = in_out(message.plaintext, message.ciphertext);
-            let sealed = cipher.encrypt_inout_detached(message.nonce.into(), message.aad, buffer);
-            match sealed {
-                Ok(tag) => *message.tag = tag.into(),
-                Err(_) => unreachable!("in_out bounds the length"),
-            }
-        }
-    }
-
-    fn open(&self, key: &Key, batch: &mut [Open<'_>]) -> Result<(), OpenError> {
-        let cipher = expand(key);
-        let mut authentic = true;
-        for message in &mut *batch {
-            let buffer = in_out(message.ciphertext, message.plaintext);
-            authentic &= cipher
-                .decrypt_inout_detached(message.nonce.into(), message.aad, buffer, message.tag.into())
-                .is_ok();
-        }
-        if authentic {
-            return Ok(());
-        }
-        for message in batch {
-            message.plaintext.zeroize();
-        }
-        Err(OpenError)
-    }
-}
-
-fn expand(key: &Key) -> Aes256GcmSiv {
-    Aes256GcmSiv::new(<&RawKey<Aes256GcmSiv>>::from(key.expose()))
-}
-
-fn in_out<'a>(input: &'a [u8], output: &'a mut [u8]) -> InOutBuf<'a, 'a, u8> {
-    assert!(input.len() as u64 <= aes_gcm_siv::P_MAX, "message exceeds RFC 8452's limit");
-    match InOutBuf::new(input, output) {
-        Ok(buffer) => buffer,
-        Err(_) => unreachable!("both buffers of a message have one length"),
-    }
 }
