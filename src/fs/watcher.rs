@@ -1,8 +1,10 @@
 //! Cutting a master key's files off and letting them back in, as the key service orders.
 //!
-//! *Draining* refuses programs but still takes what the kernel writes back; the caches of every
-//! file of the key are written back and dropped, until no more writes arrive. *Cutting* refuses
-//! everything, takes the data keys away and drops what was cached in between.
+//! *Draining* has the kernel write back and drop the pages of every file of the key: if it may be called
+//! off, at first while programs go on; then when programs are refused and only what the kernel writes back
+//! is taken, until no more writes arrive. What cannot be stored is kept, so that nothing has changed when
+//! it is called off. *Cutting* refuses everything, takes the data keys away and drops what was cached in
+//! between and what was kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +14,13 @@ use super::error::errno_of_state;
 use super::inode::Inode;
 use super::keys::Gate;
 use super::open_file::OpenFile;
+use super::write_back::OnFailure;
 use super::{Counts, Fs, Wrapping};
 use crate::kms::{
-    CutReport, KeyId, KeyState, KeyWatcher, MountStatus, OpenHandles, Unwritten, VolumeFiles, WrappedFiles,
+    CutReport, KeyId, KeyState, KeyWatcher, MountStatus, OpenHandles, VolumeFiles, WrappedFiles,
 };
+use crate::sync::Instant;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Instant, mpsc, thread};
 
 /// Versions of keys, and users of keys, that are listed at most: a status has to fit into a message.
 const MOST_LISTED: usize = 2000;
@@ -27,6 +30,8 @@ const MAX_PASSES: u32 = 3;
 const VOUCH_BUDGET: Duration = Duration::from_secs(10);
 /// How long the last dropping of caches may take.
 const CUT_BUDGET: Duration = Duration::from_secs(5);
+/// How long dropping caches may take when a key comes back.
+const RESTORE_BUDGET: Duration = Duration::from_secs(1);
 
 /// A mounted filesystem, as the key service sees it.
 pub struct Watcher(pub Arc<Fs>);
@@ -63,20 +68,31 @@ impl KeyWatcher for Watcher {
         (fs.volume.read_only || fs.volume.sync().is_ok() && fs.volume.is_sound()).then_some(status)
     }
 
-    fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
+    fn drain(&self, key: &KeyId, budget: Duration, keep: bool) -> CutReport {
         let fs = &self.0;
         let gate = fs.gates.of_key(&key.to_string());
+        let begin = Instant::now();
+        let deadline = begin + budget;
+        let on_failure = if keep { OnFailure::Stop } else { OnFailure::GoOn };
+        if keep {
+            // What shows now to be impossible disturbs no program.
+            let files = fs.cached_under(&gate);
+            let late = fs.drop_pages(&files, begin + budget / 2, on_failure);
+            let report = fs.report(&gate, &files, &late);
+            if !report.unwritten.is_empty() {
+                return report;
+            }
+        }
         gate.drain(errno_of_state(KeyState::Disabled));
-        let deadline = Instant::now() + budget;
         let mut late = Vec::new();
         for _ in 0..MAX_PASSES {
             let written = gate.write_backs.load(Ordering::SeqCst);
-            late = fs.invalidate(&fs.files_of(&gate), deadline);
+            late = fs.drop_pages(&fs.cached_under(&gate), deadline, on_failure);
             if gate.write_backs.load(Ordering::SeqCst) == written || Instant::now() >= deadline {
                 break;
             }
         }
-        fs.report(&gate, &late)
+        fs.report(&gate, &fs.cached_under(&gate), &late)
     }
 
     fn cut(&self, key: &KeyId, state: KeyState) -> CutReport {
@@ -84,21 +100,41 @@ impl KeyWatcher for Watcher {
         let gate = fs.gates.of_key(&key.to_string());
         gate.cut(errno_of_state(state));
         fs.cache.evict_key(key);
-        let files = fs.files_of(&gate);
-        let report = fs.report(&gate, &[]);
-        for (_, open) in &files {
+        for (_, open) in &fs.files_of(&gate) {
             // Waits for the operations that hold the keys.
             open.keys.write().take();
         }
-        let late = fs.invalidate(&files, Instant::now() + CUT_BUDGET);
+        let files = fs.cached_under(&gate);
+        let late = fs.drop_pages(&files, Instant::now() + CUT_BUDGET, OnFailure::GoOn);
         if !late.is_empty() {
             tracing::warn!("{} files may still have cached pages", late.len());
+        }
+        // By now the kernel has passed everything on.
+        let report = fs.report(&gate, &files, &late);
+        for inode in &files {
+            if let Some(unwritten) = inode.unwritten_if_any() {
+                unwritten.forget();
+                fs.store_kept(inode);
+            }
         }
         report
     }
 
     fn restore(&self, key: &KeyId) {
-        self.0.gates.of_key(&key.to_string()).open();
+        let fs = &self.0;
+        let gate = fs.gates.of_key(&key.to_string());
+        if !gate.is_cut() {
+            return gate.open();
+        }
+        // Where the kernel gathers writes, it went on taking some. They were refused when it passed them
+        // on, and are not to be seen in its pages any longer than in the file.
+        let refused: Vec<_> =
+            fs.cached_under(&gate).into_iter().filter(|inode| inode.lacking().is_some()).collect();
+        for unwritten in refused.iter().filter_map(|inode| inode.unwritten_if_any()) {
+            unwritten.forget();
+        }
+        gate.open();
+        fs.drop_pages(&refused, Instant::now() + RESTORE_BUDGET, OnFailure::GoOn);
     }
 }
 
@@ -160,42 +196,16 @@ impl Fs {
         self.open_files().into_iter().filter(|(_, open)| Arc::ptr_eq(&open.gate(), gate)).collect()
     }
 
-    /// Writes back and drops the kernel's pages of files; answers those for which that took too
-    /// long. On a thread of its own, for the kernel may wait for us in turn.
-    fn invalidate(&self, files: &[OpenInode], deadline: Instant) -> Vec<Arc<Inode>> {
-        let Some(kernel) = self.kernel.read().clone() else { return Vec::new() };
-        let (done, answers) = mpsc::channel();
-        let inos: Vec<u64> = files.iter().map(|(inode, _)| inode.ino).collect();
-        thread::spawn(move || {
-            for ino in inos {
-                if let Err(error) = kernel.invalidate(ino) {
-                    tracing::warn!("inode {ino}: cached pages could not be dropped: {error}");
-                }
-                if done.send(ino).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut late: BTreeMap<u64, Arc<Inode>> =
-            files.iter().map(|(inode, _)| (inode.ino, Arc::clone(inode))).collect();
-        while !late.is_empty() {
-            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(ino) => _ = late.remove(&ino),
-                Err(_) => break,
-            }
-        }
-        late.into_values().collect()
-    }
-
-    fn report(&self, gate: &Arc<Gate>, late: &[Arc<Inode>]) -> CutReport {
-        let files = self.files_of(gate);
-        let in_use = files.iter().map(|(inode, _)| inode.opening().handles).filter(|&n| n > 0);
+    /// What programs have open under a key, and what is not written of `files`.
+    fn report(&self, gate: &Arc<Gate>, files: &[Arc<Inode>], late: &[Arc<Inode>]) -> CutReport {
+        let under = self.files_of(gate);
+        let in_use = under.iter().map(|(inode, _)| inode.opening().handles).filter(|&n| n > 0);
         let (count, handles) = in_use.fold((0, 0), |(files, handles), n| (files + 1, handles + n));
         CutReport {
             mount: self.mountpoint.display().to_string(),
             files: count,
             handles,
-            unwritten: late.iter().map(|inode| Unwritten { file: inode.path(), bytes: 0 }).collect(),
+            unwritten: self.unwritten(files, late),
             unreachable: false,
         }
     }
