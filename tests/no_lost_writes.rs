@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::RwLock;
@@ -123,10 +124,9 @@ impl Program {
         };
         source.write_all_at(&words, 0).unwrap();
         // Storing to a page that cannot be had raises a signal; having the kernel store there fails.
+        let (descriptor, page) = (source.as_raw_fd(), mapping.0.wrapping_add(at * RECORD));
         // SAFETY: the call writes to the record's page of the mapping.
-        let copied = unsafe {
-            libc::pread(std::os::fd::AsRawFd::as_raw_fd(source), mapping.0.add(at * RECORD).cast(), RECORD, 0)
-        };
+        let copied = unsafe { libc::pread(descriptor, page.cast(), RECORD, 0) };
         copied == RECORD as isize
     }
 
