@@ -140,7 +140,7 @@ impl KeyWatcher for Deaf {
         MountStatus::default()
     }
 
-    fn drain(&self, _: &KeyId, _: Duration) -> CutReport {
+    fn drain(&self, _: &KeyId, _: Duration, _: bool) -> CutReport {
         CutReport::default()
     }
 
@@ -343,8 +343,11 @@ fn what_the_service_does_by_itself_is_logged() {
     let place = place();
     let service = place.create();
     let key = service.create_key(&place.caller, &CreateKeyRequest::default()).unwrap();
-    let request =
-        ScheduleKeyDeletionRequest { key_id: key.key_id.to_string(), pending_window_in_days: Some(7) };
+    let request = ScheduleKeyDeletionRequest {
+        key_id: key.key_id.to_string(),
+        pending_window_in_days: Some(7),
+        stop_if_unwritten: false,
+    };
     service.schedule_key_deletion(&place.caller, &request).unwrap();
     place.clock.advance(SignedDuration::from_hours(24 * 8));
     service.tick();

@@ -187,7 +187,11 @@ impl Run {
             8..10 => format!("disable: {}", service.disable_key(caller, &request).is_ok()),
             10..12 => format!("enable: {}", service.enable_key(caller, &request).is_ok()),
             12 => {
-                let request = ScheduleKeyDeletionRequest { key_id: name(), pending_window_in_days: Some(7) };
+                let request = ScheduleKeyDeletionRequest {
+                    key_id: name(),
+                    pending_window_in_days: Some(7),
+                    stop_if_unwritten: false,
+                };
                 format!("schedule deletion: {}", service.schedule_key_deletion(caller, &request).is_ok())
             }
             13 => format!("cancel deletion: {}", service.cancel_key_deletion(caller, &request).is_ok()),
@@ -293,7 +297,11 @@ impl Run {
                 format!("import: {}", self.import(service, &name(), days).is_ok())
             }
             34 => {
-                let request = DeleteImportedKeyMaterialRequest { key_id: name(), key_material_id: None };
+                let request = DeleteImportedKeyMaterialRequest {
+                    key_id: name(),
+                    key_material_id: None,
+                    stop_if_unwritten: false,
+                };
                 let deleted = service.delete_imported_key_material(caller, &request).is_ok();
                 format!("delete imported material: {deleted}")
             }

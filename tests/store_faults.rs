@@ -131,8 +131,11 @@ const OPERATIONS: [(&str, Operation); 12] = [
     ("disable", |world, service| service.disable_key(&world.place.caller, &named(&world.used)).map(drop)),
     ("enable", |world, service| service.enable_key(&world.place.caller, &named(&world.disabled)).map(drop)),
     ("schedule deletion", |world, service| {
-        let request =
-            ScheduleKeyDeletionRequest { key_id: world.disabled.to_string(), pending_window_in_days: None };
+        let request = ScheduleKeyDeletionRequest {
+            key_id: world.disabled.to_string(),
+            pending_window_in_days: None,
+            stop_if_unwritten: false,
+        };
         service.schedule_key_deletion(&world.place.caller, &request).map(drop)
     }),
     ("create an alias", |world, service| {

@@ -473,7 +473,8 @@ Exit codes:
   36  the number of files that depend on the key is another one, or not certain
   37  files still depend on that version of the key
   38  a mount did not answer when the key store was locked: its files may still be readable
-  39  files could not be encrypted anew; they are named";
+  39  files could not be encrypted anew; they are named
+  40  changes to files could not be written, so the key stays as it is";
 
 #[cfg(test)]
 mod tests {

@@ -49,6 +49,7 @@ pub(super) enum Code {
     StillUsed = 37,
     NotAllLocked = 38,
     NotReencrypted = 39,
+    Unwritten = 40,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.
@@ -170,6 +171,9 @@ impl From<KmsError> for CliError {
         if let Some(reason) = error.reason() {
             return Self::of_store(&error, reason);
         }
+        if error.kind() == ErrorKind::Unwritten {
+            return Self::unwritten(&error);
+        }
         let code = match error.kind() {
             ErrorKind::NotFound | ErrorKind::CustomKeyStoreNotFound | ErrorKind::XksKeyNotFound => {
                 Code::NoSuchKey
@@ -199,6 +203,18 @@ impl From<KmsError> for CliError {
 }
 
 impl CliError {
+    /// A key that stays as it is, for the sake of files.
+    fn unwritten(error: &KmsError) -> Self {
+        let files = error.mounts().iter().flat_map(|mount| &mount.unwritten);
+        let files: Vec<String> = files.map(ToString::to_string).collect();
+        let message = format!(
+            "{}: {}; make space or repair the disk, then retry, or lose these changes with --force",
+            error.message(),
+            files.join(", ")
+        );
+        Self::new(Code::Unwritten, message).with(json!({ "Mounts": error.mounts() }))
+    }
+
     /// The store's own messages say what to do next.
     fn of_store(error: &KmsError, reason: Reason) -> Self {
         let code = match error.kind() {

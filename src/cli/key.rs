@@ -10,7 +10,7 @@ use super::key_args::{Confirmation, CreateKey};
 use super::key_store::KeyStore;
 use super::output::{Output, count};
 use crate::kms::api::{
-    CreateKeyRequest, KeyLastUsage, KeyLastUsageResponse, KeyRequest, ListAliasesRequest,
+    CreateKeyRequest, DisableKeyRequest, KeyLastUsage, KeyLastUsageResponse, KeyRequest, ListAliasesRequest,
     ListAliasesResponse, ScheduleKeyDeletionRequest, StateResponse, Tag, UpdateKeyDescriptionRequest,
 };
 use crate::kms::{AliasName, CutReport, KeySpec};
@@ -69,7 +69,8 @@ pub(super) fn disable(
     output: &Output,
 ) -> CliResult<()> {
     let (store, key, consequences) = confirmed(global, key, Taking::Disable, confirmation, output)?;
-    let request = KeyRequest { key_id: key.key_id.to_string() };
+    let request =
+        DisableKeyRequest { key_id: key.key_id.to_string(), stop_if_unwritten: !confirmation.force };
     let response: StateResponse = store.call("DisableKey", &request)?;
     report(response, consequences, &format!("disabled {}", key.key_id), output)
 }
@@ -86,6 +87,7 @@ pub(super) fn schedule_deletion(
     let request = ScheduleKeyDeletionRequest {
         key_id: key.key_id.to_string(),
         pending_window_in_days: Some(window_days),
+        stop_if_unwritten: !confirmation.force,
     };
     let response: StateResponse = store.call("ScheduleKeyDeletion", &request)?;
     let date = response.deletion_date.map(|date| date.to_string()).unwrap_or_default();
@@ -150,10 +152,7 @@ pub(super) fn report_cuts(mounts: &[CutReport], output: &Output) -> Vec<String> 
             ));
         }
         for unwritten in &mount.unwritten {
-            output.warn(&format!(
-                "{}: changes to {} could not be written in time",
-                mount.mount, unwritten.file
-            ));
+            output.warn(&unwritten.to_string());
         }
     }
     let cut = mounts.iter().filter(|mount| mount.files > 0).map(|mount| {

@@ -130,6 +130,9 @@ pub(super) struct Confirmation {
     /// Do it only if exactly so many files depend on the key, and that is certain
     #[arg(long, value_name = "N", requires = "yes")]
     pub(super) expect_files: Option<u64>,
+    /// Do it even if changes to files cannot be written before; they are named, and lost
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 /// Arguments of `key retire-version`.

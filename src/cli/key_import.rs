@@ -63,7 +63,11 @@ pub(super) fn delete_material(
 ) -> CliResult<()> {
     let (store, key, consequences) = confirmed(global, key, Taking::DeleteMaterial, confirmation, output)?;
     let id = key.key_id.to_string();
-    let request = DeleteImportedKeyMaterialRequest { key_id: id.clone(), key_material_id: None };
+    let request = DeleteImportedKeyMaterialRequest {
+        key_id: id.clone(),
+        key_material_id: None,
+        stop_if_unwritten: !confirmation.force,
+    };
     let response: ImportResponse = store.call("DeleteImportedKeyMaterial", &request)?;
     let cut = report_cuts(&response.mounts, output);
     output.print(&Taken { response: &response, consequences }, |taken| {

@@ -134,7 +134,7 @@ impl Fs {
     }
 
     /// The path in the volume by which an inode was found last.
-    fn path_of(&self, inode: &Inode) -> FsResult<Vec<u8>> {
+    pub(super) fn path_of(&self, inode: &Inode) -> FsResult<Vec<u8>> {
         let mut names = Vec::new();
         let mut place = inode.place();
         while let Some((parent, stored)) = place {

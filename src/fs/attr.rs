@@ -230,9 +230,13 @@ impl Fs {
         };
         let changed = (|| {
             let disk = open.for_writing()?;
+            let lacking = inode.hold_lacking(&(size..u64::MAX));
             let keys = open.keys(self, Access::Program, &asker)?;
             let before = disk.size();
             disk.truncate(&keys, size, |newest| self.next_epoch(newest))?;
+            if let Some(mut lacking) = lacking {
+                lacking.settle(size..u64::MAX);
+            }
             Ok(before != size)
         })();
         if fh.is_none() {

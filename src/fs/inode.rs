@@ -1,8 +1,9 @@
 //! Inodes that the kernel knows, by number.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use rustix::fs::Stat;
 
@@ -10,6 +11,7 @@ use super::attr::{FileKind, keyless_size};
 use super::descriptors::{Counted, Descriptors};
 use super::directory::Directory;
 use super::open_file::OpenFile;
+use super::unwritten::{Held, Lacking, Room, UnwrittenData};
 use super::volume::Volume;
 use super::{FsError, FsResult, ROOT_INO, Wrapping};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -41,6 +43,9 @@ pub(super) struct Inode {
     pub(super) attributes: Mutex<()>,
     /// Protects opening, closing and the count of handles of a regular file.
     open: Mutex<Opening>,
+    /// What of the kernel's pages could not be stored. It is the inode's, for the kernel keeps the pages
+    /// of a file that nobody has open any more.
+    unwritten: OnceLock<Box<UnwrittenData>>,
 }
 
 #[derive(Clone)]
@@ -110,6 +115,7 @@ impl Inode {
             directory: Mutex::new(None),
             attributes: Mutex::default(),
             open: Mutex::default(),
+            unwritten: OnceLock::new(),
         }))
     }
 
@@ -211,6 +217,26 @@ impl Inode {
         self.open.lock().writers > 0
     }
 
+    /// What of the kernel's pages could not be stored, to be added to.
+    pub(super) fn unwritten(&self, room: &Room) -> &UnwrittenData {
+        self.unwritten.get_or_init(|| Box::new(UnwrittenData::new(room)))
+    }
+
+    /// The same, if there ever was any.
+    pub(super) fn unwritten_if_any(&self) -> Option<&UnwrittenData> {
+        self.unwritten.get().map(Box::as_ref)
+    }
+
+    /// Holds a range that is to be read, written or cut off, if anything of it is lacking.
+    pub(super) fn hold_lacking(&self, range: &Range<u64>) -> Option<Held<'_>> {
+        self.unwritten.get()?.hold(range)
+    }
+
+    /// What could not be stored, if anything is lacking now.
+    pub(super) fn lacking(&self) -> Option<Lacking> {
+        self.unwritten.get()?.lacking()
+    }
+
     /// Number of names that the file has.
     pub(super) fn links(&self) -> u64 {
         let stat = self.fd().and_then(|fd| Ok(self.descriptors.disk.stat(&*fd)?));
@@ -289,7 +315,8 @@ impl InodeTable {
         }
     }
 
-    /// Takes look-ups back, and lets go of the inode when none are left and it is not open.
+    /// Takes look-ups back, and lets go of the inode when none are left, it is not open and nothing of it
+    /// is lacking.
     pub(super) fn forget(&self, ino: u64, lookups: u64) {
         if ino == ROOT_INO {
             return;
@@ -298,7 +325,7 @@ impl InodeTable {
         let Some(inode) = table.get(&ino) else { return };
         let before = inode.lookups.load(Ordering::Relaxed);
         inode.lookups.store(before.saturating_sub(lookups), Ordering::Relaxed);
-        if before <= lookups && inode.open.lock().file.is_none() {
+        if before <= lookups && inode.open.lock().file.is_none() && inode.lacking().is_none() {
             let gone = table.remove(&ino);
             drop(table);
             // Outside the lock: it may be the last to hold a long chain of parents.

@@ -1,5 +1,6 @@
 //! Operations on open files.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::directory::Directory;
@@ -7,6 +8,7 @@ use super::inode::Inode;
 use super::keys::Access;
 use super::open_file::{Handle, OpenFile};
 use super::privileges::{drop_privileges, drop_set_ids};
+use super::unwritten::UnwrittenData;
 use super::{Asker, FileKind, Fs, FsError, FsResult, Requester};
 use crate::kms::FileAccess;
 
@@ -35,6 +37,11 @@ pub enum Whence {
     Data,
     /// `SEEK_HOLE`.
     Hole,
+}
+
+/// The bytes that a request is about.
+fn range_of(offset: u64, len: usize) -> Range<u64> {
+    offset..offset.saturating_add(len as u64)
 }
 
 impl Fs {
@@ -86,9 +93,11 @@ impl Fs {
     /// As read(2); `EIO` for damage, which the log describes.
     pub fn read(&self, fh: u64, offset: u64, out: &mut [u8]) -> FsResult<usize> {
         let handle = self.handle(fh)?;
+        let lacking = handle.inode.hold_lacking(&range_of(offset, out.len()));
         let read = handle
             .keys(self, Access::Program)
             .and_then(|keys| Ok(handle.open.sealed.read(&keys, offset, out)?));
+        let read = read.map(|len| lacking.map_or(len, |lacking| lacking.lay_over(offset, out, len)));
         read.map_err(|error| self.name_damage(&handle.inode, error))
     }
 
@@ -107,6 +116,7 @@ impl Fs {
     ) -> FsResult<()> {
         let handle = self.handle(fh)?;
         let access = if from_cache { Access::WriteBack } else { Access::Program };
+        let mut lacking = handle.inode.hold_lacking(&range_of(offset, data.len()));
         let written = (|| {
             let file = handle.open.for_writing()?;
             let keys = handle.keys(self, access)?;
@@ -115,6 +125,15 @@ impl Fs {
             }
             file.write(&keys, offset, data, |newest| self.next_epoch(newest))
         })();
+        if let (Ok(()), Some(lacking)) = (&written, &mut lacking) {
+            lacking.settle(range_of(offset, data.len()));
+        }
+        drop(lacking);
+        // Else the program knows.
+        if let (Err(error), true) = (&written, from_cache) {
+            let may_keep = !handle.open.gate().is_cut();
+            self.keep(&handle.inode, offset, data, error.errno(), may_keep);
+        }
         written.map_err(|error| self.name_damage(&handle.inode, error))?;
         drop_suid.map_or(Ok(()), |by| drop_set_ids(&self.volume.disk, by, &handle.inode))
     }
@@ -129,6 +148,7 @@ impl Fs {
         if self.volume.read_only {
             return Ok(());
         }
+        self.check_stored(&handle.inode)?;
         handle.open.sealed.sync(data_only)?;
         self.sync_records()
     }
@@ -147,7 +167,7 @@ impl Fs {
     pub fn write_back(&self, fh: u64) -> FsResult<()> {
         let ino = self.handle(fh)?.inode.ino;
         let kernel = self.kernel.read().clone();
-        Ok(kernel.map_or(Ok(()), |kernel| kernel.invalidate(ino))?)
+        Ok(kernel.map_or(Ok(()), |kernel| kernel.invalidate(ino, 0, None))?)
     }
 
     /// Closes a handle.
@@ -164,12 +184,18 @@ impl Fs {
         let handle = self.handle(fh)?;
         let end = offset.checked_add(len).ok_or(FsError::new(libc::EFBIG))?;
         let file = handle.open.for_writing()?;
+        let mut lacking = handle.inode.hold_lacking(&(offset..end));
         let keys = handle.keys(self, Access::Program)?;
         let epoch = |newest| self.next_epoch(newest);
+        let mut settle = || lacking.as_mut().map_or((), |lacking| lacking.settle(offset..end));
         match how {
-            Allocate::PunchHole | Allocate::ZeroRangeKeepSize => file.punch(&keys, offset..end, epoch)?,
+            Allocate::PunchHole | Allocate::ZeroRangeKeepSize => {
+                file.punch(&keys, offset..end, epoch)?;
+                settle();
+            }
             Allocate::ZeroRange => {
                 file.punch(&keys, offset..end, epoch)?;
+                settle();
                 file.extend(&keys, end, epoch)?;
             }
             Allocate::Reserve => {
@@ -188,6 +214,12 @@ impl Fs {
     /// As lseek(2), `ENXIO` when there is none.
     pub fn lseek(&self, fh: u64, offset: u64, whence: Whence) -> FsResult<u64> {
         let handle = self.handle(fh)?;
+        if handle.inode.unwritten_if_any().is_some_and(UnwrittenData::keeps) {
+            // Not on the disk yet, so all of the file is taken for data.
+            let size = handle.open.sealed.size();
+            let found = (offset < size).then_some(if whence == Whence::Data { offset } else { size });
+            return found.ok_or(FsError::new(libc::ENXIO));
+        }
         let found = match whence {
             Whence::Data => handle.open.sealed.seek_data(offset)?,
             Whence::Hole => handle.open.sealed.seek_hole(offset)?,

@@ -30,13 +30,15 @@ mod rewrap;
 mod sealed_xattr;
 mod settler;
 mod symlink;
+mod unwritten;
 mod usage;
 mod volume;
 mod volume_page;
 mod watcher;
+mod write_back;
 mod xattr;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +76,7 @@ use open_file::Handle;
 use readdir::Listing;
 use recount::Recounts;
 use settler::Settler;
+use unwritten::Room;
 use usage::Usage;
 
 /// Inode number of the root, as FUSE wants it.
@@ -101,11 +104,11 @@ impl Requester {
 /// The kernel's caches, as far as the filesystem has to reach into them. Never called from within
 /// an operation: it may wait for pages that operations write.
 pub trait KernelCache: Send + Sync {
-    /// Writes back and drops every cached page of an inode.
+    /// Writes back and drops the cached pages of an inode from an offset on, so many bytes or all.
     ///
     /// # Errors
     /// When the kernel could not be told.
-    fn invalidate(&self, ino: u64) -> std::io::Result<()>;
+    fn invalidate(&self, ino: u64, from: u64, len: Option<u64>) -> std::io::Result<()>;
 }
 
 /// A mounted volume.
@@ -143,6 +146,9 @@ pub struct Fs {
     /// Files that the walk could not tell what wraps.
     unreadable: Mutex<Vec<Arc<Inode>>>,
     kernel: RwLock<Option<Arc<dyn KernelCache>>>,
+    /// Files of which something is lacking that the kernel passed on.
+    lacking: Mutex<BTreeMap<u64, Arc<Inode>>>,
+    room: Room,
     mountpoint: PathBuf,
 }
 
@@ -182,6 +188,8 @@ impl Fs {
             to_visit: Mutex::default(),
             unreadable: Mutex::default(),
             kernel: RwLock::new(None),
+            lacking: Mutex::default(),
+            room: Room::default(),
             mountpoint: mountpoint.to_owned(),
             volume,
         })
@@ -234,6 +242,8 @@ impl Fs {
         if self.volume.read_only {
             return Ok(());
         }
+        self.store_all_kept();
+        self.say_what_is_lost();
         self.settle_all();
         self.volume.sync()?;
         self.keep_index();

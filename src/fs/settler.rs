@@ -114,6 +114,7 @@ impl Fs {
                 return;
             }
             drop(stopped);
+            self.store_all_kept();
             self.settle_batch(self.settler.take(true));
             self.inodes.give_memory_back();
         }

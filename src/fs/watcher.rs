@@ -1,9 +1,10 @@
 //! Cutting a master key's files off and letting them back in, as the key service orders.
 //!
-//! *Draining* refuses programs but still takes what the kernel writes back; the caches of every
-//! file of the key are written back and dropped, until no more writes arrive. *Cutting* refuses
-//! everything, takes the data keys away and drops what was cached in between. When the key store is
-//! locked, both are done to the files of all keys at once.
+//! *Draining* has the kernel write back and drop the pages of every file of the key: if it may be called
+//! off, at first while programs go on; then when programs are refused and only what the kernel writes back
+//! is taken, until no more writes arrive. What cannot be stored is kept, so that nothing has changed when
+//! it is called off. *Cutting* refuses everything, takes the data keys away and drops what was cached in
+//! between and what was kept. When the key store is locked, both are done to the files of all keys at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +14,12 @@ use super::error::errno_of_state;
 use super::inode::Inode;
 use super::keys::{Door, Gate};
 use super::open_file::OpenFile;
+use super::write_back::OnFailure;
 use super::{Counts, Fs, Wrapping};
 use crate::kms::{
-    CutReport, KeyId, KeyState, KeyWatcher, MountStatus, OpenHandles, Unwritten, VolumeFiles, WrappedFiles,
+    CutReport, KeyId, KeyState, KeyWatcher, MountStatus, OpenHandles, VolumeFiles, WrappedFiles,
 };
-use crate::sync::{Instant, mpsc, thread};
+use crate::sync::Instant;
 
 /// Versions of keys, and users of keys, that are listed at most: a status has to fit into a message.
 const MOST_LISTED: usize = 2000;
@@ -27,6 +29,8 @@ const MAX_PASSES: u32 = 3;
 const VOUCH_BUDGET: Duration = Duration::from_secs(10);
 /// How long the last dropping of caches may take.
 const CUT_BUDGET: Duration = Duration::from_secs(5);
+/// How long dropping caches may take when a key comes back.
+const RESTORE_BUDGET: Duration = Duration::from_secs(1);
 
 /// A mounted filesystem, as the key service sees it.
 pub struct Watcher(pub Arc<Fs>);
@@ -66,12 +70,10 @@ impl KeyWatcher for Watcher {
         (fs.volume.read_only || fs.volume.sync().is_ok() && fs.volume.is_sound()).then_some(status)
     }
 
-    fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
+    fn drain(&self, key: &KeyId, budget: Duration, keep: bool) -> CutReport {
         let fs = &self.0;
         let gate = fs.gates.of_key(&key.to_string());
-        gate.door().drain(errno_of_state(Some(KeyState::Disabled)));
-        let late = fs.drain(gate.door(), budget, || fs.files_of(&gate));
-        fs.report(&fs.files_of(&gate), &late)
+        fs.drain(Which::Under(&gate), errno_of_state(Some(KeyState::Disabled)), budget, keep)
     }
 
     fn cut(&self, key: &KeyId, state: Option<KeyState>) -> CutReport {
@@ -79,35 +81,46 @@ impl KeyWatcher for Watcher {
         let gate = fs.gates.of_key(&key.to_string());
         gate.door().cut(errno_of_state(state));
         fs.cache.evict_key(key);
-        fs.take_keys(&fs.files_of(&gate))
+        fs.cut_off(Which::Under(&gate))
     }
 
     fn restore(&self, key: &KeyId) {
-        self.0.gates.of_key(&key.to_string()).door().open();
+        let fs = &self.0;
+        fs.let_back(Which::Under(&fs.gates.of_key(&key.to_string())));
     }
 
     fn lock(&self, budget: Duration) -> CutReport {
         let fs = &self.0;
-        let door = fs.gates.whole();
-        door.drain(LOCKED);
-        let late = fs.drain(door, budget, || fs.open_files());
-        door.cut(LOCKED);
+        fs.drain(Which::All, LOCKED, budget, false);
+        fs.gates.whole().cut(LOCKED);
         fs.cache.clear();
-        let mut report = fs.take_keys(&fs.open_files());
-        report.unwritten = unwritten(&late);
-        report
+        fs.cut_off(Which::All)
     }
 
     fn unlock(&self) {
-        self.0.gates.whole().open();
+        self.0.let_back(Which::All);
     }
 }
 
 /// What a program sees of a file while the key store is locked.
 const LOCKED: i32 = libc::ENOKEY;
 
-fn unwritten(late: &[Arc<Inode>]) -> Vec<Unwritten> {
-    late.iter().map(|inode| Unwritten { file: inode.path(), bytes: 0 }).collect()
+/// Whose files an order is about.
+#[derive(Clone, Copy)]
+pub(super) enum Which<'a> {
+    /// Those of one master key.
+    Under(&'a Arc<Gate>),
+    All,
+}
+
+impl Which<'_> {
+    /// Whether it is about the files behind `gate`.
+    pub(super) fn takes_in(self, gate: &Arc<Gate>) -> bool {
+        match self {
+            Self::Under(other) => Arc::ptr_eq(gate, other),
+            Self::All => true,
+        }
+    }
 }
 
 pub(super) type OpenInode = (Arc<Inode>, Arc<OpenFile>);
@@ -154,84 +167,100 @@ impl Fs {
         files.into_values().collect()
     }
 
-    fn open_files(&self) -> Vec<OpenInode> {
+    fn open_files(&self, which: Which<'_>) -> Vec<OpenInode> {
         let inodes = self.inodes.all().into_iter();
         inodes
             .filter_map(|inode| {
                 let open = inode.opening().file.clone()?;
-                Some((inode, open))
+                which.takes_in(&open.gate()).then_some((inode, open))
             })
             .collect()
     }
 
-    fn files_of(&self, gate: &Arc<Gate>) -> Vec<OpenInode> {
-        self.open_files().into_iter().filter(|(_, open)| Arc::ptr_eq(&open.gate(), gate)).collect()
-    }
-
-    /// Has the kernel write back what it holds of files whose door is draining; answers those for which
-    /// that took too long.
-    fn drain(&self, door: &Door, budget: Duration, files: impl Fn() -> Vec<OpenInode>) -> Vec<Arc<Inode>> {
-        let deadline = Instant::now() + budget;
+    /// Refuses programs with `errno`, and has the kernel write back what it holds; see
+    /// [`KeyWatcher::drain`].
+    fn drain(self: &Arc<Self>, which: Which<'_>, errno: i32, budget: Duration, keep: bool) -> CutReport {
+        let begin = Instant::now();
+        let deadline = begin + budget;
+        let on_failure = if keep { OnFailure::Stop } else { OnFailure::GoOn };
+        if keep {
+            // What shows now to be impossible disturbs no program.
+            let files = self.cached(which);
+            let late = self.drop_pages(&files, begin + budget / 2, on_failure);
+            let report = self.report(which, &files, &late);
+            if !report.unwritten.is_empty() {
+                return report;
+            }
+        }
+        let door = self.door(which);
+        door.drain(errno);
         let mut late = Vec::new();
         for _ in 0..MAX_PASSES {
             let written = door.write_backs();
-            late = self.invalidate(&files(), deadline);
+            late = self.drop_pages(&self.cached(which), deadline, on_failure);
             if door.write_backs() == written || Instant::now() >= deadline {
                 break;
             }
         }
-        late
+        self.report(which, &self.cached(which), &late)
     }
 
-    /// Takes the keys of files away that are cut, and what was cached of them meanwhile.
-    fn take_keys(&self, files: &[OpenInode]) -> CutReport {
-        let report = self.report(files, &[]);
-        for (_, open) in files {
+    /// Takes the keys of files away whose door is closed, and what was cached and kept of them.
+    fn cut_off(self: &Arc<Self>, which: Which<'_>) -> CutReport {
+        for (_, open) in &self.open_files(which) {
             // Waits for the operations that hold the keys.
             open.keys.write().take();
         }
-        let late = self.invalidate(files, Instant::now() + CUT_BUDGET);
+        let files = self.cached(which);
+        let late = self.drop_pages(&files, Instant::now() + CUT_BUDGET, OnFailure::GoOn);
         if !late.is_empty() {
             tracing::warn!("{} files may still have cached pages", late.len());
+        }
+        // By now the kernel has passed everything on.
+        let report = self.report(which, &files, &late);
+        for inode in &files {
+            if let Some(unwritten) = inode.unwritten_if_any() {
+                unwritten.forget();
+                self.store_kept(inode);
+            }
         }
         report
     }
 
-    /// Writes back and drops the kernel's pages of files; answers those for which that took too
-    /// long. On a thread of its own, for the kernel may wait for us in turn.
-    fn invalidate(&self, files: &[OpenInode], deadline: Instant) -> Vec<Arc<Inode>> {
-        let Some(kernel) = self.kernel.read().clone() else { return Vec::new() };
-        let (done, answers) = mpsc::channel();
-        let inos: Vec<u64> = files.iter().map(|(inode, _)| inode.ino).collect();
-        thread::spawn(move || {
-            for ino in inos {
-                if let Err(error) = kernel.invalidate(ino) {
-                    tracing::warn!("inode {ino}: cached pages could not be dropped: {error}");
-                }
-                if done.send(ino).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut late: BTreeMap<u64, Arc<Inode>> =
-            files.iter().map(|(inode, _)| (inode.ino, Arc::clone(inode))).collect();
-        while !late.is_empty() {
-            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(ino) => _ = late.remove(&ino),
-                Err(_) => break,
-            }
+    /// Opens the door again.
+    fn let_back(self: &Arc<Self>, which: Which<'_>) {
+        let door = self.door(which);
+        if !door.is_cut() {
+            return door.open();
         }
-        late.into_values().collect()
+        // Where the kernel gathers writes, it went on taking some. They were refused when it passed them
+        // on, and are not to be seen in its pages any longer than in the file.
+        let refused: Vec<_> =
+            self.cached(which).into_iter().filter(|inode| inode.lacking().is_some()).collect();
+        for unwritten in refused.iter().filter_map(|inode| inode.unwritten_if_any()) {
+            unwritten.forget();
+        }
+        door.open();
+        self.drop_pages(&refused, Instant::now() + RESTORE_BUDGET, OnFailure::GoOn);
     }
 
-    fn report(&self, files: &[OpenInode], late: &[Arc<Inode>]) -> CutReport {
-        let in_use = files.iter().map(|(inode, _)| inode.opening().handles).filter(|&n| n > 0);
+    fn door<'a>(&'a self, which: Which<'a>) -> &'a Door {
+        match which {
+            Which::Under(gate) => gate.door(),
+            Which::All => self.gates.whole(),
+        }
+    }
+
+    /// What programs have open, and what is not written of `files`.
+    fn report(&self, which: Which<'_>, files: &[Arc<Inode>], late: &[Arc<Inode>]) -> CutReport {
+        let open = self.open_files(which);
+        let in_use = open.iter().map(|(inode, _)| inode.opening().handles).filter(|&n| n > 0);
         let (count, handles) = in_use.fold((0, 0), |(files, handles), n| (files + 1, handles + n));
         CutReport {
             mount: self.mountpoint.display().to_string(),
             files: count,
             handles,
-            unwritten: unwritten(late),
+            unwritten: self.unwritten(files, late),
             unreachable: false,
         }
     }

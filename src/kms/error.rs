@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::state::KeyState;
+use super::watch::CutReport;
 
 /// The kinds of refusal, under the names of the AWS KMS API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,6 +70,8 @@ pub enum ErrorKind {
     IncorrectKeyMaterial,
     /// Something else about the key is under way.
     Conflict,
+    /// Mounts could not write back what they hold under the key.
+    Unwritten,
     /// No custom key store of this id or name.
     CustomKeyStoreNotFound,
     /// A custom key store of this name is there already.
@@ -96,7 +99,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [Self; 41] = [
+    const ALL: [Self; 42] = [
         Self::NotFound,
         Self::Disabled,
         Self::InvalidState,
@@ -138,6 +141,7 @@ impl ErrorKind {
         Self::XksProxyInvalidResponse,
         Self::XksProxyUriInUse,
         Self::XksProxyUriUnreachable,
+        Self::Unwritten,
     ];
 
     /// The exception's name in the AWS KMS API.
@@ -184,6 +188,7 @@ impl ErrorKind {
             Self::XksProxyInvalidResponse => "XksProxyInvalidResponseException",
             Self::XksProxyUriInUse => "XksProxyUriInUseException",
             Self::XksProxyUriUnreachable => "XksProxyUriUnreachableException",
+            Self::Unwritten => "UnwrittenDataException",
         }
     }
 
@@ -240,12 +245,13 @@ pub struct KmsError {
     message: String,
     state: Option<KeyState>,
     reason: Option<Reason>,
+    mounts: Vec<CutReport>,
 }
 
 impl KmsError {
     /// An error of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), state: None, reason: None }
+        Self { kind, message: message.into(), state: None, reason: None, mounts: Vec::new() }
     }
 
     /// A parameter is missing, malformed or out of bounds.
@@ -272,6 +278,18 @@ impl KmsError {
     pub fn because(mut self, reason: Reason) -> Self {
         self.reason = Some(reason);
         self
+    }
+
+    /// This error, with the mounts that caused it.
+    #[must_use]
+    pub fn at(mut self, mounts: Vec<CutReport>) -> Self {
+        self.mounts = mounts;
+        self
+    }
+
+    /// The mounts that caused it, and what they could not write.
+    pub fn mounts(&self) -> &[CutReport] {
+        &self.mounts
     }
 
     /// What lies behind it. Its message then says what to do next.
@@ -340,6 +358,9 @@ impl KmsError {
                 | ErrorKind::XksProxyIncorrectCredential,
                 _,
             ) => "look after the proxy, or correct its settings, then retry",
+            (ErrorKind::Unwritten, _) => {
+                "make space or repair the disk, then retry, or have it done without StopIfUnwritten"
+            }
             (ErrorKind::DryRun, _) => "repeat without DryRun",
             _ => "correct the request",
         }
@@ -354,6 +375,9 @@ impl KmsError {
         if let Some(reason) = self.reason {
             body["Reason"] = json!(reason);
         }
+        if !self.mounts.is_empty() {
+            body["Mounts"] = json!(self.mounts);
+        }
         body
     }
 
@@ -367,10 +391,12 @@ impl KmsError {
         let message = text("message").or_else(|| text("Message")).unwrap_or("no message");
         let state = body.get("KeyState").and_then(|state| serde_json::from_value(state.clone()).ok());
         let reason = body.get("Reason").and_then(|reason| serde_json::from_value(reason.clone()).ok());
-        match ErrorKind::from_name(name) {
-            Some(kind) => Self { kind, message: message.to_owned(), state, reason },
-            None => Self { kind: ErrorKind::Internal, message: format!("{name}: {message}"), state, reason },
-        }
+        let mounts = body.get("Mounts").and_then(|mounts| serde_json::from_value(mounts.clone()).ok());
+        let (kind, message) = match ErrorKind::from_name(name) {
+            Some(kind) => (kind, message.to_owned()),
+            None => (ErrorKind::Internal, format!("{name}: {message}")),
+        };
+        Self { kind, message, state, reason, mounts: mounts.unwrap_or_default() }
     }
 }
 
@@ -390,6 +416,7 @@ mod tests {
             for error in [
                 KmsError::new(kind, "m").because(Reason::NoSpace),
                 KmsError::new(kind, "m").in_state(KeyState::PendingDeletion),
+                KmsError::new(kind, "m").at(vec![CutReport { files: 1, ..CutReport::default() }]),
             ] {
                 assert_eq!(KmsError::from_wire(&error.to_wire()), error);
             }

@@ -1,6 +1,7 @@
 //! Who must be told when a key stops or starts being usable: the mounts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +16,9 @@ use crate::sync::{Instant, Mutex, mpsc, thread};
 /// called from threads of the service, for different keys also at once, and never while a lock
 /// that [`Service`](super::Service) needs for data keys is held.
 ///
-/// For one key the order is: `drain`, then `cut` or, if the new state could not be made durable,
-/// `restore`. `cut` may come without `drain` (the key was not usable anyway) and twice. A `drain`
-/// that was not answered in time may still be running when `cut` arrives.
+/// For one key the order is: `drain`, then `cut`, or `restore` if the new state could not be made durable
+/// or is not to be, as something could not be written. `cut` may come without `drain` (the key was not
+/// usable anyway) and twice. A `drain` that was not answered in time may still be running when `cut` arrives.
 pub trait KeyWatcher: Send + Sync {
     /// What the mount is doing. `open_files` names every key that the mount holds open or cut,
     /// with 0 files if need be: the service brings just these keys up to date on a mount that
@@ -31,8 +32,9 @@ pub trait KeyWatcher: Send + Sync {
     }
 
     /// Refuses new opens under `key` and writes back what is dirty, within `budget`. What could
-    /// not be written goes into the report.
-    fn drain(&self, key: &KeyId, budget: Duration) -> CutReport;
+    /// not be written goes into the report. If there is any, `keep` has it stop there and drop
+    /// nothing: `restore` follows.
+    fn drain(&self, key: &KeyId, budget: Duration, keep: bool) -> CutReport;
 
     /// Refuses everything under `key`, drops its data keys and cached pages. `state` says why; a key
     /// without one is destroyed.
@@ -59,7 +61,7 @@ pub struct CutReport {
     pub files: u64,
     /// Open handles of these files.
     pub handles: u64,
-    /// What could not be written back in time.
+    /// What could not be written back.
     pub unwritten: Vec<Unwritten>,
     /// The mount did not answer: its files may still be readable.
     pub unreachable: bool,
@@ -69,10 +71,32 @@ pub struct CutReport {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Unwritten {
-    /// Path or id of the file.
+    /// Path of the file, in the mount if it could be found out.
     pub file: String,
-    /// Bytes.
-    pub bytes: u64,
+    /// How many bytes may be missing from it; absent if that is not known, as the attempt still went on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Those of them that the kernel has dropped since, so that another attempt cannot write them.
+    #[serde(skip_serializing_if = "is_none")]
+    pub lost: u64,
+    /// What the operating system said.
+    pub error: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde has it.
+fn is_none(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
+impl fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bytes {
+            Some(1) => write!(f, "{}: 1 byte could not be written: {}", self.file, self.error)?,
+            Some(bytes) => write!(f, "{}: {bytes} bytes could not be written: {}", self.file, self.error)?,
+            None => write!(f, "{}: changes could not be written: {}", self.file, self.error)?,
+        }
+        if self.lost > 0 { write!(f, " ({} of them are lost)", self.lost) } else { Ok(()) }
+    }
 }
 
 /// What a mount says of itself.
@@ -227,7 +251,10 @@ pub(super) fn merge(drained: Vec<CutReport>, cut: Vec<CutReport>) -> Vec<CutRepo
             Some(merged) => {
                 merged.files = merged.files.max(report.files);
                 merged.handles = merged.handles.max(report.handles);
-                merged.unwritten.extend(report.unwritten);
+                // What the cutting says of a file is the last word.
+                let told = |file: &Unwritten| merged.unwritten.iter().any(|last| last.file == file.file);
+                let only: Vec<_> = report.unwritten.into_iter().filter(|file| !told(file)).collect();
+                merged.unwritten.extend(only);
                 merged.unreachable |= report.unreachable;
             }
             None => reports.push(report),

@@ -117,8 +117,10 @@ impl Mounted {
 struct Kernel(Notifier);
 
 impl KernelCache for Kernel {
-    fn invalidate(&self, ino: u64) -> io::Result<()> {
-        self.0.inval_inode(INodeNo(ino), 0, 0)
+    fn invalidate(&self, ino: u64, from: u64, len: Option<u64>) -> io::Result<()> {
+        // A length of zero is all the rest.
+        let (from, len) = (from.cast_signed(), len.unwrap_or(0).cast_signed());
+        self.0.inval_inode(INodeNo(ino), from, len)
     }
 }
 

@@ -157,9 +157,9 @@ impl KeyWatcher for RemoteMount {
         Some(self.believed(Some(said)))
     }
 
-    fn drain(&self, key: &KeyId, budget: Duration) -> CutReport {
+    fn drain(&self, key: &KeyId, budget: Duration, keep: bool) -> CutReport {
         let budget_ms = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
-        self.report(self.ask(|id| Event::Drain { id, key_id: *key, budget_ms }, LONG_ENOUGH))
+        self.report(self.ask(|id| Event::Drain { id, key_id: *key, budget_ms, keep }, LONG_ENOUGH))
     }
 
     fn cut(&self, key: &KeyId, state: Option<KeyState>) -> CutReport {

@@ -33,9 +33,10 @@ impl KeyWatcher for Mount {
         }
     }
 
-    fn drain(&self, key: &KeyId, _: Duration) -> CutReport {
+    fn drain(&self, key: &KeyId, _: Duration, _keep: bool) -> CutReport {
         self.seen.lock().push(format!("drain {key}"));
-        let unwritten = vec![Unwritten { file: "f".to_owned(), bytes: 1 }];
+        let unwritten =
+            vec![Unwritten { file: "f".to_owned(), bytes: Some(1), lost: 0, error: "full".to_owned() }];
         CutReport { mount: "another name".to_owned(), unwritten, ..CutReport::default() }
     }
 
@@ -135,7 +136,7 @@ fn an_attached_mount_is_told_and_attached_again_after_the_service_returns() {
     let answer = client.call("TrentService.DisableKey", &json!({"KeyId": key})).unwrap();
     let report = json!([{
         "Mount": "/m", "Files": 2, "Handles": 3, "Unreachable": false,
-        "Unwritten": [{"File": "f", "Bytes": 1}],
+        "Unwritten": [{"File": "f", "Bytes": 1, "Error": "full"}],
     }]);
     assert_eq!(answer["Mounts"], report);
     client.call("TrentService.EnableKey", &json!({"KeyId": key})).unwrap();

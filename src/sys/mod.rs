@@ -93,3 +93,9 @@ pub fn lock_holders(fd: impl AsFd) -> Vec<u32> {
     };
     locks.lines().filter_map(holder).collect()
 }
+
+/// The C library's words for an error number.
+pub fn words(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
+}

@@ -54,7 +54,7 @@ impl World {
 
     /// As the key service orders it.
     fn revoke(&self) {
-        assert!(Watcher(Arc::clone(&self.fs)).drain(&Master::id(), BUDGET).unwritten.is_empty());
+        assert!(Watcher(Arc::clone(&self.fs)).drain(&Master::id(), BUDGET, true).unwritten.is_empty());
         self.progress.drained.store(true, Ordering::SeqCst);
         self.cut();
     }
@@ -183,7 +183,7 @@ fn whoever_opens_the_first_file_during_the_cut_keeps_no_key() {
             thread::spawn(move || fs.open(ino, false).ok())
         });
         let watcher = Watcher(Arc::clone(&fs));
-        watcher.drain(&Master::id(), BUDGET);
+        watcher.drain(&Master::id(), BUDGET, false);
         master.revoke();
         watcher.cut(&Master::id(), Some(KeyState::Disabled));
         let opened: Vec<_> = openers.into_iter().filter_map(|opener| opener.join().unwrap()).collect();
@@ -232,7 +232,7 @@ struct Dirty {
 }
 
 impl KernelCache for Dirty {
-    fn invalidate(&self, _ino: u64) -> io::Result<()> {
+    fn invalidate(&self, _ino: u64, _from: u64, _len: Option<u64>) -> io::Result<()> {
         let fs = self.fs.get().and_then(Weak::upgrade).unwrap();
         if self.page.swap(false, Ordering::SeqCst) {
             write(&fs, self.fh, 9, true).map_err(io::Error::from_raw_os_error)?;

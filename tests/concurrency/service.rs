@@ -139,7 +139,7 @@ impl KeyWatcher for Mount {
         MountStatus { open_files, ..MountStatus::default() }
     }
 
-    fn drain(&self, _key: &KeyId, _budget: Duration) -> CutReport {
+    fn drain(&self, _key: &KeyId, _budget: Duration, _keep: bool) -> CutReport {
         // Whoever drains may still need keys.
         self.assert_can_unwrap(true, "drain");
         CutReport::default()

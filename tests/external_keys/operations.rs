@@ -46,8 +46,11 @@ fn a_custom_key_store_lives_and_ends() {
     );
     refused(delete(&world), ErrorKind::CustomKeyStoreHasKeys);
     drop(service);
-    let deletion =
-        ScheduleKeyDeletionRequest { key_id: key.key_id.to_string(), pending_window_in_days: Some(7) };
+    let deletion = ScheduleKeyDeletionRequest {
+        key_id: key.key_id.to_string(),
+        pending_window_in_days: Some(7),
+        stop_if_unwritten: false,
+    };
     world.service().schedule_key_deletion(&world.caller, &deletion).unwrap();
     refused(delete(&world), ErrorKind::CustomKeyStoreHasKeys);
     world.clock.advance(SignedDuration::from_hours(24 * 8));

@@ -106,8 +106,11 @@ fn what_was_disabled_or_deleted_meanwhile_stays_so() {
     world.disconnect(&store);
     let disabled = world.service().disable_key(&world.caller, &named(&key)).unwrap();
     assert_eq!(disabled.key_state, KeyState::Unavailable);
-    let deletion =
-        ScheduleKeyDeletionRequest { key_id: other.key_id.to_string(), pending_window_in_days: Some(7) };
+    let deletion = ScheduleKeyDeletionRequest {
+        key_id: other.key_id.to_string(),
+        pending_window_in_days: Some(7),
+        stop_if_unwritten: false,
+    };
     let deleted = world.service().schedule_key_deletion(&world.caller, &deletion).unwrap();
     assert_eq!(deleted.key_state, KeyState::PendingDeletion);
     world.service().connect_custom_key_store(&world.caller, &of(&store)).unwrap();

@@ -144,7 +144,7 @@ fn messages() {
     };
     framed("request", &request);
     framed("reply", &Reply { status: 200, body: json!({ "KeyId": key_id }) });
-    framed("event", &Event::Drain { id: 1, key_id: key_id.parse().unwrap(), budget_ms: 5 });
+    framed("event", &Event::Drain { id: 1, key_id: key_id.parse().unwrap(), budget_ms: 5, keep: true });
     framed("event-reply", &EventReply { id: 1, ..EventReply::default() });
     put("frame", "too-long", [0xff; 8]);
     let blob = BASE64.encode(&[1; 98]);

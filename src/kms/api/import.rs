@@ -82,6 +82,9 @@ pub struct DeleteImportedKeyMaterialRequest {
     /// The fingerprint of the material, if it is to be made sure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_material_id: Option<String>,
+    /// As of [`DisableKeyRequest`](super::DisableKeyRequest).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_if_unwritten: bool,
 }
 
 /// Answer of ImportKeyMaterial and DeleteImportedKeyMaterial.

@@ -130,6 +130,18 @@ pub struct KeyRequest {
     pub key_id: String,
 }
 
+/// Parameters of DisableKey.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DisableKeyRequest {
+    /// The key.
+    pub key_id: String,
+    /// Whether to leave the key as it is if a mount cannot write back what it holds under it. Our
+    /// extension.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_if_unwritten: bool,
+}
+
 /// Parameters of ListKeys.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -171,6 +183,9 @@ pub struct ScheduleKeyDeletionRequest {
     pub key_id: String,
     /// 7 to 30 days; 30 if absent.
     pub pending_window_in_days: Option<u32>,
+    /// As of [`DisableKeyRequest`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_if_unwritten: bool,
 }
 
 /// Answer of the operations that change a key's state.

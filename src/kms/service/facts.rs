@@ -5,12 +5,12 @@ use zeroize::Zeroize;
 
 use crate::kms::api::{
     AliasRequest, AuthorizeOpenRequest, CreateGrantRequest, CreateKeyRequest, DecryptRequest,
-    DeleteAliasRequest, DeleteImportedKeyMaterialRequest, EnableKeyRotationRequest, EncryptRequest,
-    GenerateDataKeyPairRequest, GenerateDataKeyRequest, GenerateMacRequest, GenerateRandomRequest,
-    GetKeyPolicyRequest, GetParametersForImportRequest, GetPublicKeyRequest, ImportKeyMaterialRequest,
-    KeyRequest, ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest,
-    ListKeysRequest, ListResourceTagsRequest, ListRetirableGrantsRequest, PutKeyPolicyRequest,
-    ReEncryptRequest, RetireGrantRequest, RetireKeyVersionRequest, RevokeGrantRequest,
+    DeleteAliasRequest, DeleteImportedKeyMaterialRequest, DisableKeyRequest, EnableKeyRotationRequest,
+    EncryptRequest, GenerateDataKeyPairRequest, GenerateDataKeyRequest, GenerateMacRequest,
+    GenerateRandomRequest, GetKeyPolicyRequest, GetParametersForImportRequest, GetPublicKeyRequest,
+    ImportKeyMaterialRequest, KeyRequest, ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest,
+    ListKeyRotationsRequest, ListKeysRequest, ListResourceTagsRequest, ListRetirableGrantsRequest,
+    PutKeyPolicyRequest, ReEncryptRequest, RetireGrantRequest, RetireKeyVersionRequest, RevokeGrantRequest,
     ScheduleKeyDeletionRequest, SignRequest, SimulateKeyPolicyRequest, TagResourceRequest,
     UntagResourceRequest, UpdateKeyDescriptionRequest, VerifyMacRequest, VerifyRequest,
 };
@@ -98,6 +98,7 @@ facts! {
         grant_tokens -> &[String] = grant_tokens
     };
     GenerateRandomRequest;
+    DisableKeyRequest;
     KeyRequest;
     ListAliasesRequest;
     ListKeyRotationsRequest;

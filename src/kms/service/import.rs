@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::book::{Book, Entry, Spelling};
 use super::held::Held;
 use super::keys::version;
+use super::transition::IfUnwritten;
 use super::{Call, Caller, Service, creation};
 use crate::kms::api::{
     DeleteImportedKeyMaterialRequest, ExpirationModel, GetParametersForImportRequest,
@@ -109,7 +110,7 @@ impl Service {
     /// says what was cut off. A key that has no material stays as it is.
     ///
     /// # Errors
-    /// NotFound, AccessDenied, InvalidState, UnsupportedOperation, Internal.
+    /// NotFound, AccessDenied, InvalidState, UnsupportedOperation, Unwritten, Internal.
     pub fn delete_imported_key_material(
         &self,
         caller: &Caller,
@@ -124,7 +125,9 @@ impl Service {
                 let message = format!("{} has no such key material", old.arn);
                 return Err(KmsError::new(ErrorKind::NotFound, message));
             }
-            let (new, mounts) = self.drop_material(&old)?;
+            let unwritten = IfUnwritten::of(request.stop_if_unwritten);
+            let dropped = self.drop_material(&old, unwritten);
+            let (new, mounts) = dropped.map_err(|error| call.may_know(error))?;
             Ok(answer(&new, call.shows(mounts)))
         })
     }
@@ -141,7 +144,8 @@ impl Service {
             if !due(&old) {
                 continue;
             }
-            match self.by_itself("DeleteExpiredKeyMaterial", &old.arn, || self.drop_material(&old)) {
+            let drop = || self.drop_material(&old, IfUnwritten::GoOn);
+            match self.by_itself("DeleteExpiredKeyMaterial", &old.arn, drop) {
                 Ok(_) => tracing::info!(key = old.arn, "imported key material has expired"),
                 Err(error) => {
                     tracing::error!(key = old.arn, %error, "expired key material could not be deleted");
@@ -219,12 +223,16 @@ impl Service {
             })
         };
         if old.record.state == KeyState::PendingImport {
-            return self.transit(old, publish);
+            return self.transit(old, IfUnwritten::GoOn, publish);
         }
         Ok((publish()?, Vec::new()))
     }
 
-    fn drop_material(&self, old: &Entry) -> Result<(Arc<Entry>, Vec<CutReport>), KmsError> {
+    fn drop_material(
+        &self,
+        old: &Entry,
+        unwritten: IfUnwritten,
+    ) -> Result<(Arc<Entry>, Vec<CutReport>), KmsError> {
         let id = old.record.id;
         let publish = || {
             let change = Change::DropMaterial { key: &id, version: 1 };
@@ -238,7 +246,7 @@ impl Service {
                 Ok((self.entry(&id)?, Vec::new()))
             }
             KeyState::PendingDeletion => Ok((publish()?, Vec::new())),
-            _ => self.transit(old, publish),
+            _ => self.transit(old, unwritten, publish),
         }
     }
 }

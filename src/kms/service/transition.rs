@@ -14,8 +14,8 @@ use super::book::{Entry, Spelling};
 use super::facts::Facts;
 use super::held::Held;
 use super::{CUT_BUDGET, Call, Caller, Service};
-use crate::kms::api::{KeyRequest, ScheduleKeyDeletionRequest, StateResponse};
-use crate::kms::error::KmsError;
+use crate::kms::api::{DisableKeyRequest, KeyRequest, ScheduleKeyDeletionRequest, StateResponse};
+use crate::kms::error::{ErrorKind, KmsError};
 use crate::kms::id::{Arn, KeyId, Resource};
 use crate::kms::state::{KeyState, Operation};
 use crate::kms::store::{Change, Deletion, KeyRecord, Record, RecordName};
@@ -25,6 +25,8 @@ use crate::sync::{Condvar, Mutex, thread};
 
 const MIN_WINDOW_DAYS: u32 = 7;
 const MAX_WINDOW_DAYS: u32 = 30;
+/// The part of the time for draining that a mount has for the draining itself.
+const WORKING: f32 = 0.9;
 
 impl Service {
     /// EnableKey. Mounts take the key back before this returns.
@@ -32,7 +34,8 @@ impl Service {
     /// # Errors
     /// NotFound, InvalidState, AccessDenied, Internal.
     pub fn enable_key(&self, caller: &Caller, request: &KeyRequest) -> Result<StateResponse, KmsError> {
-        self.change_state(caller, Operation::EnableKey, request, &request.key_id, |record, _| {
+        let go_on = IfUnwritten::GoOn;
+        self.change_state(caller, Operation::EnableKey, request, &request.key_id, go_on, |record, _| {
             record.state = KeyState::Enabled;
         })
     }
@@ -44,7 +47,22 @@ impl Service {
     /// NotFound, InvalidState, AccessDenied, UnsupportedOperation for internal keys, Internal.
     /// The key is as it was then.
     pub fn disable_key(&self, caller: &Caller, request: &KeyRequest) -> Result<StateResponse, KmsError> {
-        self.change_state(caller, Operation::DisableKey, request, &request.key_id, |record, _| {
+        let key_id = request.key_id.clone();
+        self.disable_key_as(caller, &DisableKeyRequest { key_id, stop_if_unwritten: false })
+    }
+
+    /// DisableKey with its parameter about what cannot be written back.
+    ///
+    /// # Errors
+    /// As [`Service::disable_key`], and Unwritten.
+    pub fn disable_key_as(
+        &self,
+        caller: &Caller,
+        request: &DisableKeyRequest,
+    ) -> Result<StateResponse, KmsError> {
+        let unwritten = IfUnwritten::of(request.stop_if_unwritten);
+        let key = &request.key_id;
+        self.change_state(caller, Operation::DisableKey, request, key, unwritten, |record, _| {
             record.state = KeyState::Disabled;
         })
     }
@@ -52,7 +70,7 @@ impl Service {
     /// ScheduleKeyDeletion: revoked now, destroyed after the window of 7 to 30 days.
     ///
     /// # Errors
-    /// As [`Service::disable_key`], and Validation.
+    /// As [`Service::disable_key_as`], and Validation.
     pub fn schedule_key_deletion(
         &self,
         caller: &Caller,
@@ -64,7 +82,8 @@ impl Service {
             let refusal = KmsError::validation("PendingWindowInDays must be 7 to 30");
             return self.run(caller, operation, request, |_| Err(refusal));
         }
-        self.change_state(caller, operation, request, &request.key_id, |record, now| {
+        let unwritten = IfUnwritten::of(request.stop_if_unwritten);
+        self.change_state(caller, operation, request, &request.key_id, unwritten, |record, now| {
             let window = SignedDuration::from_hours(24 * i64::from(window_days));
             let at = now.checked_add(window).unwrap_or(Timestamp::MAX);
             record.state = KeyState::PendingDeletion;
@@ -81,7 +100,8 @@ impl Service {
         caller: &Caller,
         request: &KeyRequest,
     ) -> Result<StateResponse, KmsError> {
-        self.change_state(caller, Operation::CancelKeyDeletion, request, &request.key_id, |record, _| {
+        let (operation, go_on) = (Operation::CancelKeyDeletion, IfUnwritten::GoOn);
+        self.change_state(caller, operation, request, &request.key_id, go_on, |record, _| {
             let usable = record.versions.iter().any(|version| version.present);
             record.state = if usable { KeyState::Disabled } else { KeyState::PendingImport };
             record.deletion = None;
@@ -94,6 +114,7 @@ impl Service {
         operation: Operation,
         facts: &dyn Facts,
         key: &str,
+        unwritten: IfUnwritten,
         edit: impl Fn(&mut KeyRecord, Timestamp),
     ) -> Result<StateResponse, KmsError> {
         self.run(caller, operation, facts, |call| {
@@ -107,7 +128,7 @@ impl Service {
             if wanted.state == old.record.state {
                 return Ok(answer(&old, Vec::new()));
             }
-            self.carry_out(call, &old, &edit)
+            self.carry_out(call, &old, unwritten, &edit)
         })
     }
 
@@ -116,13 +137,15 @@ impl Service {
         &self,
         call: &Call<'_>,
         old: &Entry,
+        unwritten: IfUnwritten,
         edit: &dyn Fn(&mut KeyRecord, Timestamp),
     ) -> Result<StateResponse, KmsError> {
-        let (new, reports) = self.transit(old, || {
+        let transited = self.transit(old, unwritten, || {
             // The window of a deletion counts from here, not from before the draining.
             let now = self.clock.now().max(call.now);
             self.publish(&old.record.id, Vec::new(), |record, _| edit(record, now))
-        })?;
+        });
+        let (new, reports) = transited.map_err(|error| call.may_know(error))?;
         call.answers("keyState", new.state().to_string());
         if let Some(deletion) = new.record.deletion {
             call.answers("deletionDate", deletion.at.to_string());
@@ -131,16 +154,24 @@ impl Service {
     }
 
     /// Takes a key to the state that `publish` makes durable and visible, and the mounts with it.
-    /// The caller holds the key's turn. If it cannot be published, everything is as it was.
+    /// The caller holds the key's turn. If it cannot be published, or is not to be, everything is as it
+    /// was.
     pub(super) fn transit(
         &self,
         old: &Entry,
+        unwritten: IfUnwritten,
         publish: impl FnOnce() -> Result<Arc<Entry>, KmsError>,
     ) -> Result<(Arc<Entry>, Vec<CutReport>), KmsError> {
         let id = old.record.id;
         let was_usable = old.state() == KeyState::Enabled;
-        let drained = if was_usable { self.drain(id) } else { Vec::new() };
-        let new = match publish() {
+        let drained =
+            if was_usable { self.drain_within(id, self.drain_budget, unwritten) } else { Vec::new() };
+        let all_written = drained.iter().all(|report| report.unwritten.is_empty());
+        let published = match unwritten {
+            IfUnwritten::Stop if !all_written => Err(stopped(&old.arn, drained.clone())),
+            _ => publish(),
+        };
+        let new = match published {
             Ok(new) => new,
             Err(error) => {
                 if was_usable {
@@ -156,6 +187,11 @@ impl Service {
         } else {
             merge(drained, self.cut(id, state))
         };
+        for report in &reports {
+            for file in &report.unwritten {
+                tracing::warn!(key = new.arn, mount = report.mount, "{file}");
+            }
+        }
         tracing::info!(key = new.arn, %state, mounts = reports.len(), "key state changed");
         Ok((new, reports))
     }
@@ -284,13 +320,12 @@ impl Service {
         .unwrap();
     }
 
-    fn drain(&self, id: KeyId) -> Vec<CutReport> {
-        self.drain_within(id, self.drain_budget)
-    }
-
     /// Has mounts write back what is dirty under a key.
-    pub(super) fn drain_within(&self, id: KeyId, budget: Duration) -> Vec<CutReport> {
-        self.watchers.ask(budget, move |watcher| watcher.drain(&id, budget), unreachable)
+    pub(super) fn drain_within(&self, id: KeyId, budget: Duration, unwritten: IfUnwritten) -> Vec<CutReport> {
+        let keep = unwritten == IfUnwritten::Stop;
+        // Where a disk stands still, a mount works to the end and needs a moment more to say so.
+        let working = budget.mul_f32(WORKING);
+        self.watchers.ask(budget, move |watcher| watcher.drain(&id, working, keep), unreachable)
     }
 
     fn cut(&self, id: KeyId, state: KeyState) -> Vec<CutReport> {
@@ -317,6 +352,29 @@ impl Service {
                 tracing::warn!(mount, "a mount could not be told that a key is usable again");
             },
         );
+    }
+}
+
+/// What becomes of a revocation when mounts cannot write back what they hold under the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfUnwritten {
+    /// It is called off.
+    Stop,
+    /// It is reported.
+    GoOn,
+}
+
+impl IfUnwritten {
+    pub(super) fn of(stop: bool) -> Self {
+        if stop { Self::Stop } else { Self::GoOn }
+    }
+}
+
+impl Call<'_> {
+    /// The error, without what the caller is not told of mounts.
+    pub(super) fn may_know(&self, error: KmsError) -> KmsError {
+        let mounts = self.shows(error.mounts().to_vec());
+        error.at(mounts)
     }
 }
 
@@ -365,6 +423,17 @@ fn answer(entry: &Entry, mounts: Vec<CutReport>) -> StateResponse {
         pending_window_in_days: entry.record.deletion.map(|deletion| deletion.window_days),
         mounts,
     }
+}
+
+/// The error of a revocation that was called off.
+fn stopped(arn: &str, mut mounts: Vec<CutReport>) -> KmsError {
+    mounts.retain(|mount| !mount.unwritten.is_empty());
+    let files: usize = mounts.iter().map(|mount| mount.unwritten.len()).sum();
+    let message = format!(
+        "{arn} stays as it is: changes to {files} {} under it could not be written",
+        if files == 1 { "file" } else { "files" }
+    );
+    KmsError::new(ErrorKind::Unwritten, message).at(mounts)
 }
 
 pub(super) fn unreachable(mount: &str) -> CutReport {

@@ -79,7 +79,7 @@ fn carry_out(service: &Service, caller: &Caller, target: &str, body: &Value) -> 
         "DescribeKey" => call(body, |request| service.describe_key(caller, &request).map(key)),
         "ListKeys" => call(body, |request| service.list_keys(caller, &request)),
         "EnableKey" => call(body, |request| service.enable_key(caller, &request)),
-        "DisableKey" => call(body, |request| service.disable_key(caller, &request)),
+        "DisableKey" => call(body, |request| service.disable_key_as(caller, &request)),
         "ScheduleKeyDeletion" => call(body, |request| service.schedule_key_deletion(caller, &request)),
         "CancelKeyDeletion" => call(body, |request| service.cancel_key_deletion(caller, &request)),
         "RotateKeyOnDemand" => call(body, |request| service.rotate_key_on_demand(caller, &request)),

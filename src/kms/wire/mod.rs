@@ -90,7 +90,13 @@ impl From<Result<Value, KmsError>> for Reply {
 #[allow(missing_docs)] // The members are the parameters of the watcher's methods.
 pub enum Event {
     /// Answered with a report.
-    Drain { id: u64, key_id: KeyId, budget_ms: u64 },
+    Drain {
+        id: u64,
+        key_id: KeyId,
+        budget_ms: u64,
+        #[serde(default)]
+        keep: bool,
+    },
     /// Answered with a report.
     Cut { id: u64, key_id: KeyId, key_state: Option<KeyState> },
     /// Answered with neither.

@@ -227,8 +227,8 @@ fn reported(id: u64, report: CutReport) -> EventReply {
 
 fn handle(watcher: &dyn KeyWatcher, event: Event) -> EventReply {
     match event {
-        Event::Drain { id, key_id, budget_ms } => {
-            reported(id, watcher.drain(&key_id, Duration::from_millis(budget_ms)))
+        Event::Drain { id, key_id, budget_ms, keep } => {
+            reported(id, watcher.drain(&key_id, Duration::from_millis(budget_ms), keep))
         }
         Event::Cut { id, key_id, key_state } => reported(id, watcher.cut(&key_id, key_state)),
         Event::Restore { id, key_id } => {

@@ -12,7 +12,7 @@ use super::{CustomStore, UnderWay, refusals};
 use crate::kms::api::{CustomKeyStoreRequest, Empty};
 use crate::kms::error::KmsError;
 use crate::kms::id::KeyId;
-use crate::kms::service::transition::Turn;
+use crate::kms::service::transition::{IfUnwritten, Turn};
 use crate::kms::service::{CUT_BUDGET, Caller, Service};
 use crate::kms::state::{KeyState, Operation};
 use crate::kms::store::{Change, Connection, Record};
@@ -198,7 +198,7 @@ impl Service {
                 tracing::warn!("not all mounts could write back in time");
                 return;
             }
-            self.drain_within(*key, left);
+            self.drain_within(*key, left, IfUnwritten::GoOn);
         }
     }
 }

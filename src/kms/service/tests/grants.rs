@@ -387,7 +387,11 @@ fn grants_go_with_their_key() {
     for key in [&doomed, &kept] {
         grant(&world, key, &["Decrypt"], &json!({"RetiringPrincipal": person(BOB)})).unwrap();
     }
-    let request = ScheduleKeyDeletionRequest { key_id: doomed.arn, pending_window_in_days: Some(7) };
+    let request = ScheduleKeyDeletionRequest {
+        key_id: doomed.arn,
+        pending_window_in_days: Some(7),
+        stop_if_unwritten: false,
+    };
     world.service().schedule_key_deletion(&world.caller, &request).unwrap();
     world.clock.advance(jiff::SignedDuration::from_hours(7 * 24));
     for reopened in [false, true] {

@@ -52,8 +52,11 @@ impl World {
     }
 
     pub(super) fn delete_material(&self, key: &KeyMetadata) -> Result<ImportResponse, KmsError> {
-        let request =
-            DeleteImportedKeyMaterialRequest { key_id: key.key_id.to_string(), key_material_id: None };
+        let request = DeleteImportedKeyMaterialRequest {
+            key_id: key.key_id.to_string(),
+            key_material_id: None,
+            stop_if_unwritten: false,
+        };
         self.service().delete_imported_key_material(&self.caller, &request)
     }
 }
@@ -221,7 +224,11 @@ fn a_deletion_that_is_cancelled_leaves_a_key_without_material_waiting_for_it() {
     let key = world.external(KeySpec::SymmetricDefault);
     let request = world.request(&key, &[7; 32]);
     world.import(&until(&request, world.clock.now() + HOUR)).unwrap();
-    let schedule = ScheduleKeyDeletionRequest { key_id: key.arn.clone(), pending_window_in_days: Some(7) };
+    let schedule = ScheduleKeyDeletionRequest {
+        key_id: key.arn.clone(),
+        pending_window_in_days: Some(7),
+        stop_if_unwritten: false,
+    };
     world.service().schedule_key_deletion(&world.caller, &schedule).unwrap();
     assert_eq!(world.import(&request).unwrap_err().kind(), ErrorKind::InvalidState);
     world.clock.advance(HOUR);
@@ -241,7 +248,11 @@ fn imports_that_are_forgotten_leave_no_trace_and_go_with_their_key() {
     }
     assert_eq!(world.service().book.read().imports.len(), 4);
     assert_eq!(world.import(&first).unwrap_err().kind(), ErrorKind::InvalidImportToken);
-    let schedule = ScheduleKeyDeletionRequest { key_id: key.arn, pending_window_in_days: Some(7) };
+    let schedule = ScheduleKeyDeletionRequest {
+        key_id: key.arn,
+        pending_window_in_days: Some(7),
+        stop_if_unwritten: false,
+    };
     world.service().schedule_key_deletion(&world.caller, &schedule).unwrap();
     world.clock.advance(DAY * 7);
     world.service().tick();

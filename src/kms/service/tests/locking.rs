@@ -37,7 +37,7 @@ impl KeyWatcher for Mount {
         }
     }
 
-    fn drain(&self, _: &KeyId, _: Duration) -> CutReport {
+    fn drain(&self, _: &KeyId, _: Duration, _: bool) -> CutReport {
         CutReport { mount: "/m".to_owned(), ..CutReport::default() }
     }
 
@@ -256,7 +256,11 @@ fn what_fell_due_while_locked_is_done_before_mounts_are_let_in() {
     let expiring = world.external(KeySpec::SymmetricDefault);
     let request = until(&world.request(&expiring, &[0x5a; 32]), world.clock.now() + DAY);
     world.import(&request).unwrap();
-    let deletion = ScheduleKeyDeletionRequest { key_id: doomed.arn.clone(), pending_window_in_days: Some(7) };
+    let deletion = ScheduleKeyDeletionRequest {
+        key_id: doomed.arn.clone(),
+        pending_window_in_days: Some(7),
+        stop_if_unwritten: false,
+    };
     service.schedule_key_deletion(&world.caller, &deletion).unwrap();
     let rotation = EnableKeyRotationRequest { key_id: worn.arn.clone(), rotation_period_in_days: Some(90) };
     service.enable_key_rotation(&world.caller, &rotation).unwrap();
@@ -306,7 +310,7 @@ fn the_store_counts_as_used_by_calls_and_by_files() {
         fn describe(&self) -> MountStatus {
             MountStatus { mountpoint: "/m".to_owned(), unused_ms: self.0, ..MountStatus::default() }
         }
-        fn drain(&self, _: &KeyId, _: Duration) -> CutReport {
+        fn drain(&self, _: &KeyId, _: Duration, _: bool) -> CutReport {
             CutReport::default()
         }
         fn cut(&self, _: &KeyId, _: Option<KeyState>) -> CutReport {

@@ -214,8 +214,11 @@ fn limits_are_enforced() {
         assert_eq!(random.is_ok(), allowed, "{count:?}");
     }
     for (days, allowed) in [(0, false), (6, false), (31, false), (7, true)] {
-        let request =
-            ScheduleKeyDeletionRequest { key_id: key.arn.clone(), pending_window_in_days: Some(days) };
+        let request = ScheduleKeyDeletionRequest {
+            key_id: key.arn.clone(),
+            pending_window_in_days: Some(days),
+            stop_if_unwritten: false,
+        };
         assert_eq!(service.schedule_key_deletion(caller, &request).is_ok(), allowed, "{days} days");
     }
     let long = CreateKeyRequest { description: "d".repeat(8193), ..CreateKeyRequest::default() };
@@ -243,7 +246,11 @@ fn internal_keys_are_unlisted_and_cannot_be_revoked_but_rotate() {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::UnsupportedOperation);
     };
     unsupported(service.disable_key(caller, &named(&internal)));
-    let deletion = ScheduleKeyDeletionRequest { key_id: internal.arn.clone(), pending_window_in_days: None };
+    let deletion = ScheduleKeyDeletionRequest {
+        key_id: internal.arn.clone(),
+        pending_window_in_days: None,
+        stop_if_unwritten: false,
+    };
     unsupported(service.schedule_key_deletion(caller, &deletion));
     assert!(service.create_alias(caller, &alias("alias/i", &internal)).is_err());
     assert_eq!(world.state(&internal), state::KeyState::Enabled);

@@ -50,10 +50,10 @@ impl KeyWatcher for Recorder {
         MountStatus { mountpoint: self.name.to_owned(), open_files, ..MountStatus::default() }
     }
 
-    fn drain(&self, key: &KeyId, _: Duration) -> CutReport {
+    fn drain(&self, key: &KeyId, _: Duration, _keep: bool) -> CutReport {
         self.note("drain", key);
         std::thread::sleep(self.sleep);
-        self.report(0, vec![Unwritten { file: "f".to_owned(), bytes: 7 }])
+        self.report(0, vec![lacking()])
     }
 
     fn cut(&self, key: &KeyId, state: Option<KeyState>) -> CutReport {
@@ -74,6 +74,33 @@ impl KeyWatcher for Recorder {
     fn unlock(&self) {}
 }
 
+/// What every recorder could not write.
+fn lacking() -> Unwritten {
+    Unwritten { file: "f".to_owned(), bytes: Some(7), lost: 0, error: "full".to_owned() }
+}
+
+#[test]
+fn a_revocation_that_is_to_stop_does_so_and_leaves_everything_as_it_was() {
+    let world = World::new();
+    let key = world.key();
+    let mount = Arc::new(Recorder::new(&world, &key, "/m"));
+    let _guard = world.service().watch(mount.clone());
+    let request = DisableKeyRequest { key_id: key.arn.clone(), stop_if_unwritten: true };
+    let error = world.service().disable_key_as(&world.caller, &request).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unwritten);
+    assert_eq!(error.mounts(), [mount.report(0, vec![lacking()])]);
+    let deletion =
+        ScheduleKeyDeletionRequest { key_id: key.arn, pending_window_in_days: None, stop_if_unwritten: true };
+    let error = world.service().schedule_key_deletion(&world.caller, &deletion).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unwritten);
+    let called_off = [("drain", KeyState::Enabled, true), ("restore", KeyState::Enabled, true)];
+    assert_eq!(*mount.seen.lock(), [called_off, called_off].concat());
+    // Who does not care goes on.
+    let deletion = ScheduleKeyDeletionRequest { stop_if_unwritten: false, ..deletion };
+    let answer = world.service().schedule_key_deletion(&world.caller, &deletion).unwrap();
+    assert_eq!(answer.mounts, [mount.report(3, vec![lacking()])]);
+}
+
 #[test]
 fn mounts_are_drained_before_and_cut_after_the_state_is_published() {
     let world = World::new();
@@ -81,8 +108,7 @@ fn mounts_are_drained_before_and_cut_after_the_state_is_published() {
     let mount = Arc::new(Recorder::new(&world, &key, "/m"));
     let guard = world.service().watch(mount.clone());
     let answer = world.service().disable_key(&world.caller, &named(&key)).unwrap();
-    let unwritten = vec![Unwritten { file: "f".to_owned(), bytes: 7 }];
-    assert_eq!(answer.mounts, [mount.report(3, unwritten)]);
+    assert_eq!(answer.mounts, [mount.report(3, vec![lacking()])]);
     // Changes nothing, so nobody is told.
     world.service().disable_key(&world.caller, &named(&key)).unwrap();
     world.service().enable_key(&world.caller, &named(&key)).unwrap();
@@ -175,7 +201,11 @@ fn a_silent_mount_is_named_and_does_not_hold_the_others_up() {
     let prompt = Arc::new(Recorder::new(&world, &key, "/prompt"));
     let _guards = [world.service().watch(silent), world.service().watch(prompt)];
     let start = Instant::now();
-    let request = ScheduleKeyDeletionRequest { key_id: key.arn.clone(), pending_window_in_days: None };
+    let request = ScheduleKeyDeletionRequest {
+        key_id: key.arn.clone(),
+        pending_window_in_days: None,
+        stop_if_unwritten: false,
+    };
     let answer = world.service().schedule_key_deletion(&world.caller, &request).unwrap();
     assert!(start.elapsed() < Duration::from_secs(2));
     let unreachable: Vec<_> =

@@ -100,7 +100,11 @@ fn a_key_that_is_not_enabled_waits_with_its_rotation() {
     world.service().enable_key(&world.caller, &named(&key)).unwrap();
     world.service().tick();
     assert_eq!(world.rotations(&key).len(), 1);
-    let schedule = ScheduleKeyDeletionRequest { key_id: key.arn.clone(), pending_window_in_days: None };
+    let schedule = ScheduleKeyDeletionRequest {
+        key_id: key.arn.clone(),
+        pending_window_in_days: None,
+        stop_if_unwritten: false,
+    };
     world.service().schedule_key_deletion(&world.caller, &schedule).unwrap();
     assert!(!world.schedule(&key).key_rotation_enabled);
 }

@@ -102,7 +102,11 @@ fn a_deleted_key_is_gone_after_its_window_and_not_before() {
     let service = world.service().clone();
     service.create_alias(&world.caller, &alias("alias/doomed", &key)).unwrap();
     let made = service.generate_data_key(&world.caller, &key.arn, &context()).unwrap();
-    let request = ScheduleKeyDeletionRequest { key_id: key.arn.clone(), pending_window_in_days: Some(7) };
+    let request = ScheduleKeyDeletionRequest {
+        key_id: key.arn.clone(),
+        pending_window_in_days: Some(7),
+        stop_if_unwritten: false,
+    };
     let answer = service.schedule_key_deletion(&world.caller, &request).unwrap();
     let due = world.clock.now() + SignedDuration::from_hours(7 * 24);
     assert_eq!(answer.deletion_date, Some(due));
@@ -129,7 +133,11 @@ fn a_running_service_destroys_keys_on_time_and_cancelling_prevents_it() {
     let (doomed, saved) = (world.key(), world.key());
     let service = world.service();
     for key in [&doomed, &saved] {
-        let request = ScheduleKeyDeletionRequest { key_id: key.arn.clone(), pending_window_in_days: None };
+        let request = ScheduleKeyDeletionRequest {
+            key_id: key.arn.clone(),
+            pending_window_in_days: None,
+            stop_if_unwritten: false,
+        };
         service.schedule_key_deletion(&world.caller, &request).unwrap();
     }
     service.cancel_key_deletion(&world.caller, &named(&saved)).unwrap();
