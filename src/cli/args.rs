@@ -445,7 +445,8 @@ Exit codes:
   34  ended by a signal; the same command goes on
   35  it was not confirmed, so nothing was changed
   36  the number of files that depend on the key is another one, or not certain
-  37  files still depend on that version of the key";
+  37  files still depend on that version of the key
+  40  a receipt of a deleted key is not genuine";
 
 #[cfg(test)]
 mod tests {

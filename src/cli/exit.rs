@@ -47,6 +47,7 @@ pub(super) enum Code {
     NotConfirmed = 35,
     NotAsExpected = 36,
     StillUsed = 37,
+    NotVerified = 40,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.

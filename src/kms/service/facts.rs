@@ -8,9 +8,9 @@ use crate::kms::api::{
     DeleteAliasRequest, DeleteImportedKeyMaterialRequest, EnableKeyRotationRequest, EncryptRequest,
     GenerateDataKeyPairRequest, GenerateDataKeyRequest, GenerateMacRequest, GenerateRandomRequest,
     GetKeyPolicyRequest, GetParametersForImportRequest, GetPublicKeyRequest, ImportKeyMaterialRequest,
-    KeyRequest, ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest,
-    ListKeysRequest, ListResourceTagsRequest, ListRetirableGrantsRequest, PutKeyPolicyRequest,
-    ReEncryptRequest, RetireGrantRequest, RetireKeyVersionRequest, RevokeGrantRequest,
+    KeyRequest, ListAliasesRequest, ListDeletionReceiptsRequest, ListGrantsRequest, ListKeyPoliciesRequest,
+    ListKeyRotationsRequest, ListKeysRequest, ListResourceTagsRequest, ListRetirableGrantsRequest,
+    PutKeyPolicyRequest, ReEncryptRequest, RetireGrantRequest, RetireKeyVersionRequest, RevokeGrantRequest,
     ScheduleKeyDeletionRequest, SignRequest, SimulateKeyPolicyRequest, TagResourceRequest,
     UntagResourceRequest, UpdateKeyDescriptionRequest, VerifyMacRequest, VerifyRequest,
 };
@@ -100,6 +100,7 @@ facts! {
     GenerateRandomRequest;
     KeyRequest;
     ListAliasesRequest;
+    ListDeletionReceiptsRequest;
     ListKeyRotationsRequest;
     ListKeysRequest;
     ReEncryptRequest {

@@ -141,7 +141,7 @@ impl Service {
             if !due(&old) {
                 continue;
             }
-            match self.by_itself("DeleteExpiredKeyMaterial", &old.arn, || self.drop_material(&old)) {
+            match self.by_itself("DeleteExpiredKeyMaterial", &old.arn, |_| self.drop_material(&old)) {
                 Ok(_) => tracing::info!(key = old.arn, "imported key material has expired"),
                 Err(error) => {
                     tracing::error!(key = old.arn, %error, "expired key material could not be deleted");

@@ -7,6 +7,7 @@ mod behalf;
 mod book;
 mod creation;
 mod crypt;
+mod destruction;
 mod directory;
 mod external;
 pub(super) mod facts;
@@ -20,11 +21,13 @@ mod oaep;
 mod pairs;
 mod permit;
 mod policies;
+mod receipts;
 mod retirement;
 mod rotation;
 mod signing;
 mod simulate;
 mod tags;
+mod ticking;
 mod transition;
 mod upkeep;
 mod usage;
@@ -148,6 +151,8 @@ pub struct Service {
     renewed: AtomicBool,
     /// Milliseconds since 1970 when counts and last uses are to be written next.
     next_flush: AtomicI64,
+    /// Milliseconds since 1970 before which a scrub that failed is not tried again.
+    next_scrub: AtomicI64,
     audit: AuditLog,
     /// Leads to the proxies of external key stores. No lock is held while they are asked.
     network: Arc<Network>,
@@ -163,6 +168,7 @@ impl Drop for Service {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.write_final_usage();
+            self.scrub();
         }
         self.close_audit();
     }
@@ -365,21 +371,6 @@ impl Service {
         }
     }
 
-    /// Does what the clock asks for: destroys keys, deletes imported material and rotates keys when
-    /// that is due, and writes down how keys were used. Operations other than cryptographic ones do
-    /// it by themselves; an owner that may be idle for long calls it now and then.
-    pub fn tick(&self) {
-        let now = self.clock.now();
-        if now.as_millisecond() >= self.next_due.load(Ordering::Acquire) {
-            self.destroy_due(now);
-            self.expire_due(now);
-            self.rotate_due(now);
-        }
-        if now.as_millisecond() >= self.next_flush.load(Ordering::Acquire) {
-            self.write_usage(now);
-        }
-    }
-
     /// The choke point: every operation of every front end runs inside.
     fn run<T>(
         &self,
@@ -389,7 +380,7 @@ impl Service {
         body: impl FnOnce(&Call<'_>) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         if !operation.is_cryptographic() {
-            self.tick();
+            self.follow_the_clock();
         }
         let place = self.audit_place()?;
         let now = self.clock.now();
@@ -470,6 +461,7 @@ impl Service {
             next_due: AtomicI64::new(book.next_due()),
             renewed: AtomicBool::new(false),
             next_flush: AtomicI64::new(i64::MIN),
+            next_scrub: AtomicI64::new(i64::MIN),
             store,
             clock,
             drain_budget: DRAIN_BUDGET,

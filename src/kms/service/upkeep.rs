@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Caller, Service};
 use crate::kms::api::Empty;
 use crate::kms::error::{ErrorKind, KmsError, Reason};
+use crate::kms::receipt::ReceiptKey;
 use crate::kms::schedule::Costs;
 use crate::kms::state::KeyManager;
 use crate::kms::store::{Over, SlotInfo, SlotKind, StoreError, UnlockSecret, Written};
@@ -68,6 +69,7 @@ impl Service {
             versions: book.keys.values().map(|entry| entry.material.len() as u64).sum(),
             slots: slots.collect(),
             internal_keys: internal.collect(),
+            receipt_public_key: ReceiptKey::of_seed(self.store.receipt_seed())?.to_base64(),
             backup: kept.path,
             backup_behind: kept.behind,
         })

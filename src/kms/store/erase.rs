@@ -1,0 +1,93 @@
+//! Files that are let go of. Their bytes are overwritten, durably, before their names go: a file
+//! that was only removed lies on the disk as it was until something else happens to be written there.
+//!
+//! *A name other than the store's own is never that of the live file.* The new file and the old one
+//! exchange their names in one step, so whatever a crash leaves under another name may be erased by
+//! whoever opens the store next. Where the filesystem cannot exchange names, the old file loses its
+//! only one, and a crash in the moment before it is overwritten leaves its bytes in free blocks.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use redb::StorageBackend;
+
+use super::disk::Disk;
+use super::file::FILE;
+
+/// Bytes that are overwritten at a time.
+const BLOCK: u64 = 64 * 1024;
+
+/// The file that has been replaced, still as it was.
+#[must_use]
+pub(super) enum LetGo {
+    /// It has the name that the new one had.
+    Named,
+    /// It has none.
+    Nameless(Box<dyn StorageBackend>),
+    /// There was none.
+    Nothing,
+}
+
+/// Gives the finished file `aside` the store's name, durably. The store's file is not open.
+pub(super) fn put_in_place(disk: &dyn Disk, dir: &Path, aside: &str) -> io::Result<LetGo> {
+    let (aside, live) = (dir.join(aside), dir.join(FILE));
+    if disk.exchange(&aside, &live).is_ok() {
+        disk.sync_directory(dir)?;
+        return Ok(LetGo::Named);
+    }
+    let old = disk.open(&live);
+    disk.replace(&aside, &live)?;
+    disk.sync_directory(dir)?;
+    Ok(old.map_or(LetGo::Nothing, LetGo::Nameless))
+}
+
+impl LetGo {
+    /// Overwrites the file and lets it go. It has the name `aside` if it has one.
+    pub(super) fn erase(self, disk: &dyn Disk, dir: &Path, aside: &str) -> io::Result<()> {
+        match self {
+            Self::Named => erase(disk, dir, aside),
+            Self::Nameless(old) => overwrite_all(&*old),
+            Self::Nothing => Ok(()),
+        }
+    }
+}
+
+/// Overwrites a file and removes it, both durably; nothing if there is none. It is not the store's.
+pub(super) fn erase(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<()> {
+    let path = dir.join(name);
+    if !disk.exists(&path) {
+        return Ok(());
+    }
+    // It may have been the store's until names were exchanged, and that not be durable yet.
+    disk.sync_directory(dir)?;
+    overwrite_all(&*disk.open(&path)?)?;
+    disk.remove(&path)?;
+    disk.sync_directory(dir)
+}
+
+/// As [`erase()`], but the name is free afterwards even if the disk does not let the file be
+/// overwritten.
+pub(super) fn discard(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<()> {
+    erase(disk, dir, name).or_else(|error| {
+        tracing::warn!(file = name, %error, "a file of the key store is removed without being overwritten");
+        disk.remove(&dir.join(name))
+    })
+}
+
+/// Overwrites a part of a file, durably.
+pub(super) fn overwrite(file: &dyn StorageBackend, part: Range<u64>) -> io::Result<()> {
+    let zeros = [0; BLOCK as usize];
+    let mut at = part.start;
+    while at < part.end {
+        let piece = BLOCK.min(part.end - at);
+        file.write(at, &zeros[..piece as usize])?;
+        at += piece;
+    }
+    file.sync_data()
+}
+
+fn overwrite_all(file: &dyn StorageBackend) -> io::Result<()> {
+    overwrite(file, 0..file.len()?)?;
+    file.close()
+}
