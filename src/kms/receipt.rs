@@ -61,7 +61,7 @@ pub struct Receipt {
     pub destroyed: Destroyed,
     /// The scrub after it; absent until then, and never from a receipt that is signed.
     pub scrubbed: Option<Scrubbed>,
-    /// Where the material may be all the same.
+    /// Where the material may be all the same, as far as the store knew when it was scrubbed.
     pub copies: Copies,
 }
 

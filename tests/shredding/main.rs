@@ -1,10 +1,8 @@
 //! What is destroyed is gone: from memory, from the key store's files and from the blocks that these
 //! leave behind, whatever happens to the machine meanwhile.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::duplicate_mod, reason = "the disk in memory and what mounts need bring the same dice")]
 
-#[allow(dead_code, reason = "other test programs use what this one does not")]
-#[path = "../common/child.rs"]
-mod child_process;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../memory_disk/mod.rs"]
@@ -54,5 +52,5 @@ fn bytes_are_found_wherever_they_are() {
 /// Not a test: what other processes do.
 #[test]
 fn child() {
-    child_process::play(&[("key service", memory::key_service)]);
+    common::child::play(&[("key service", memory::key_service)]);
 }

@@ -19,7 +19,7 @@ use kmsfs::kms::material::{WrappingAlgorithm, wrap_for_import};
 use kmsfs::kms::{Caller, Costs, EncryptionContext, Service, StoreOptions, UnlockSecret};
 use kmsfs::secret::Passphrase;
 
-use crate::child_process::{Child, listen, say};
+use crate::common::child::{Child, listen, say};
 use crate::common::{World, wait_until};
 use crate::serving::Serving;
 use crate::{dir_contains, sealed_material};

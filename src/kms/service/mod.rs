@@ -55,7 +55,7 @@ use super::state::{self, KeyManager, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{CutReport, KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
-use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI64};
 use crate::sync::{Mutex, RwLock};
 use behalf::Behalf;
 use book::{Book, Entry};

@@ -142,10 +142,7 @@ impl Service {
                 loss: loss(&entry.arn, known),
             },
             scrubbed: None,
-            copies: Copies {
-                kept_backup: self.store.kept_backup_path().map(|path| path.display().to_string()),
-                stores_put_aside: self.store.stores_put_aside(),
-            },
+            copies: Copies::default(),
         };
         Ok(ReceiptRecord { key: record.id, stage: ReceiptStage::Destroyed(canonical(&receipt)?) })
     }
@@ -156,7 +153,12 @@ impl Service {
         let head = self.audit.head();
         let scrubbed =
             Scrubbed { at: self.clock.now(), audit_sequence: head.sequence, audit_digest: hex(&head.digest) };
-        let signed = Receipt { scrubbed: Some(scrubbed), ..parse(text)? }.sign(self.store.receipt_seed())?;
+        let copies = Copies {
+            kept_backup: self.store.kept_backup_path().map(|path| path.display().to_string()),
+            stores_put_aside: self.store.stores_put_aside(),
+        };
+        let full = Receipt { scrubbed: Some(scrubbed), copies, ..parse(text)? };
+        let signed = full.sign(self.store.receipt_seed())?;
         Ok(ReceiptRecord { stage: ReceiptStage::Signed(signed.to_text()?), ..receipt })
     }
 }

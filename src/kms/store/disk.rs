@@ -133,7 +133,7 @@ impl Disk for SystemDisk {
 
     fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
         match rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
-            Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::Unsupported.into()),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(io::ErrorKind::Unsupported.into()),
             done => Ok(done?),
         }
     }

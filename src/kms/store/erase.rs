@@ -6,7 +6,7 @@
 //! whoever opens the store next. Where the filesystem cannot exchange names, the old file loses its
 //! only one, and a crash in the moment before it is overwritten leaves its bytes in free blocks.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::Path;
 
@@ -32,14 +32,18 @@ pub(super) enum LetGo {
 /// Gives the finished file `aside` the store's name, durably. The store's file is not open.
 pub(super) fn put_in_place(disk: &dyn Disk, dir: &Path, aside: &str) -> io::Result<LetGo> {
     let (aside, live) = (dir.join(aside), dir.join(FILE));
-    if disk.exchange(&aside, &live).is_ok() {
-        disk.sync_directory(dir)?;
-        return Ok(LetGo::Named);
-    }
-    let old = disk.open(&live);
-    disk.replace(&aside, &live)?;
+    let old = match disk.exchange(&aside, &live) {
+        Ok(()) => LetGo::Named,
+        // Somebody has removed the live one.
+        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) => {
+            let old = disk.open(&live).map_or(LetGo::Nothing, LetGo::Nameless);
+            disk.replace(&aside, &live)?;
+            old
+        }
+        Err(error) => return Err(error),
+    };
     disk.sync_directory(dir)?;
-    Ok(old.map_or(LetGo::Nothing, LetGo::Nameless))
+    Ok(old)
 }
 
 impl LetGo {
