@@ -15,8 +15,8 @@ use redb::StorageBackend;
 use super::disk::Disk;
 use super::file::FILE;
 
-/// Bytes that are overwritten at a time.
-const BLOCK: u64 = 64 * 1024;
+/// Bytes that are overwritten at a time: what a filesystem makes a hole of at least.
+const BLOCK: u64 = 4096;
 
 /// The file that has been replaced, still as it was.
 #[must_use]
@@ -79,13 +79,19 @@ pub(super) fn discard(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<()>
     })
 }
 
-/// Overwrites a part of a file, durably.
+/// Overwrites a part of a file, durably. Zeros are left as they are: they may be holes, for which a full
+/// disk has no room.
 pub(super) fn overwrite(file: &dyn StorageBackend, part: Range<u64>) -> io::Result<()> {
-    let zeros = [0; BLOCK as usize];
+    let mut block = vec![0; BLOCK as usize];
     let mut at = part.start;
     while at < part.end {
         let piece = BLOCK.min(part.end - at);
-        file.write(at, &zeros[..piece as usize])?;
+        let found = &mut block[..piece as usize];
+        file.read(at, found)?;
+        if found.iter().any(|byte| *byte != 0) {
+            found.fill(0);
+            file.write(at, found)?;
+        }
         at += piece;
     }
     file.sync_data()
@@ -94,4 +100,70 @@ pub(super) fn overwrite(file: &dyn StorageBackend, part: Range<u64>) -> io::Resu
 fn overwrite_all(file: &dyn StorageBackend) -> io::Result<()> {
     overwrite(file, 0..file.len()?)?;
     file.close()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    use redb::backends::FileBackend;
+
+    use super::*;
+
+    #[test]
+    fn what_there_is_is_overwritten_and_holes_stay_holes() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(10 * BLOCK + 7).unwrap();
+        for at in [3 * BLOCK - 1, 10 * BLOCK] {
+            file.write_all_at(b"secret", at).unwrap();
+        }
+        file.sync_all().unwrap();
+        let before = file.metadata().unwrap().blocks();
+        let backend = FileBackend::new(file.try_clone().unwrap()).unwrap();
+        overwrite_all(&backend).unwrap();
+        let mut left = vec![1; 10 * BLOCK as usize + 7];
+        file.read_exact_at(&mut left, 0).unwrap();
+        assert!(left.iter().all(|byte| *byte == 0));
+        assert!(file.metadata().unwrap().blocks() <= before, "holes have been filled");
+    }
+
+    #[test]
+    fn what_is_cut_off_is_overwritten_first() {
+        #[derive(Debug, Default)]
+        struct Noting(redb::backends::InMemoryBackend, std::sync::Mutex<Vec<String>>);
+
+        impl Noting {
+            fn note(&self, what: String) {
+                self.1.lock().unwrap().push(what);
+            }
+        }
+
+        impl StorageBackend for &'static Noting {
+            fn len(&self) -> io::Result<u64> {
+                self.0.len()
+            }
+            fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+                self.0.read(offset, out)
+            }
+            fn set_len(&self, len: u64) -> io::Result<()> {
+                self.note(format!("cut at {len}"));
+                self.0.set_len(len)
+            }
+            fn sync_data(&self) -> io::Result<()> {
+                self.note("flush".to_owned());
+                self.0.sync_data()
+            }
+            fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+                self.note(format!("write {} at {offset}", data.len()));
+                self.0.write(offset, data)
+            }
+        }
+
+        let backend: &'static Noting = Box::leak(Box::default());
+        backend.0.set_len(4 * BLOCK).unwrap();
+        backend.0.write(3 * BLOCK, b"secret").unwrap();
+        super::super::disk::Boxed(Box::new(backend)).set_len(BLOCK).unwrap();
+        let noted = backend.1.lock().unwrap().clone();
+        assert_eq!(noted, ["write 4096 at 12288", "flush", "cut at 4096"]);
+    }
 }
