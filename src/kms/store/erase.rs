@@ -15,8 +15,11 @@ use redb::StorageBackend;
 use super::disk::Disk;
 use super::file::FILE;
 
-/// Bytes that are overwritten at a time: what a filesystem makes a hole of at least.
-const BLOCK: u64 = 4096;
+/// Bytes that are looked at together.
+const BLOCK: u64 = 64 * 1024;
+/// What a filesystem makes a hole of at least.
+const PAGE: usize = 4096;
+const ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// The file that has been replaced, still as it was.
 #[must_use]
@@ -88,9 +91,12 @@ pub(super) fn overwrite(file: &dyn StorageBackend, part: Range<u64>) -> io::Resu
         let piece = BLOCK.min(part.end - at);
         let found = &mut block[..piece as usize];
         file.read(at, found)?;
-        if found.iter().any(|byte| *byte != 0) {
+        let used = |page: &[u8]| page != &ZEROS[..page.len()];
+        if let Some(first) = found.chunks(PAGE).position(used) {
+            let last = found.chunks(PAGE).rposition(used).unwrap_or(first);
+            let used = first * PAGE..found.len().min((last + 1) * PAGE);
             found.fill(0);
-            file.write(at, found)?;
+            file.write(at + used.start as u64, &found[used])?;
         }
         at += piece;
     }
@@ -164,6 +170,6 @@ mod tests {
         backend.0.write(3 * BLOCK, b"secret").unwrap();
         super::super::disk::Boxed(Box::new(backend)).set_len(BLOCK).unwrap();
         let noted = backend.1.lock().unwrap().clone();
-        assert_eq!(noted, ["write 4096 at 12288", "flush", "cut at 4096"]);
+        assert_eq!(noted, ["write 4096 at 196608", "flush", "cut at 65536"]);
     }
 }
