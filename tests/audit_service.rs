@@ -353,9 +353,10 @@ fn what_the_service_does_by_itself_is_logged() {
     service.tick();
     drop(service);
     let events = events(&place);
-    let last = events.last().unwrap();
-    assert_eq!((&last["eventName"], &last["eventType"]), (&json!("DeleteKey"), &json!("AwsServiceEvent")));
-    assert_eq!(last["resources"][0]["ARN"], key.arn);
+    for (event, name) in events[events.len() - 2..].iter().zip(["DeleteKey", "ScrubDeletedKey"]) {
+        assert_eq!((&event["eventName"], &event["eventType"]), (&json!(name), &json!("AwsServiceEvent")));
+        assert_eq!(event["resources"][0]["ARN"], key.arn);
+    }
 }
 
 #[test]

@@ -494,6 +494,10 @@ impl Run {
                 before.view, after.view
             );
         }
+        for deleted in &found.deleted {
+            // Whoever opens the store scrubs it.
+            service.deletion_receipt(&place.caller, &KeyRequest { key_id: deleted.clone() }).unwrap();
+        }
         self.check_handed_out(moment, &service, &place);
         // Opens every record of the store and of the backup that is kept.
         let checked = service.check_store(&CheckStoreRequest::default()).unwrap();

@@ -474,7 +474,8 @@ Exit codes:
   37  files still depend on that version of the key
   38  a mount did not answer when the key store was locked: its files may still be readable
   39  files could not be encrypted anew; they are named
-  40  changes to files could not be written, so the key stays as it is";
+  40  changes to files could not be written, so the key stays as it is
+  41  a receipt of a deleted key is not genuine";
 
 #[cfg(test)]
 mod tests {

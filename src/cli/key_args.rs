@@ -98,6 +98,34 @@ pub(super) enum KeyCommand {
     /// newest version. What copies, snapshots and backups of volumes still hold under the version, what
     /// 'kmsfs fsck' has put aside, and what Encrypt made with it is not counted and becomes unreadable.
     RetireVersion(RetireVersion),
+    /// Show the signed receipt of a key that was deleted
+    ///
+    /// It says which key it was, with its versions and times, who had it deleted, how many files are
+    /// lost, and when the last of its bytes in the key store's files were overwritten. It does not speak
+    /// of backups that were made. For the account's root.
+    ///
+    /// Exit codes: 19 no such key was deleted, 20 it is not deleted yet.
+    #[command(verbatim_doc_comment)]
+    Receipt {
+        /// Id or ARN, or an alias that it had
+        key: String,
+        /// Write it to FILE, as 'kmsfs key verify-receipt' reads it
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// List the keys that were deleted
+    Receipts,
+    /// Find out whether a receipt is one that a key store signed; needs no key store
+    ///
+    /// Exit codes: 40 it is not, or is one of another key store than that of --public-key.
+    #[command(verbatim_doc_comment)]
+    VerifyReceipt {
+        /// The receipt
+        file: PathBuf,
+        /// What 'kmsfs store public-key' wrote; without it, the key that the receipt names is believed
+        #[arg(long, value_name = "FILE")]
+        public_key: Option<PathBuf>,
+    },
     /// Print the public half of an asymmetric key
     PublicKey {
         /// Id, ARN or alias/NAME

@@ -28,6 +28,7 @@ mod mount;
 mod mount_helper;
 mod output;
 mod policy;
+mod receipt;
 mod recovery_kit;
 mod reencrypt;
 mod retire;
@@ -147,6 +148,11 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
             KeyCommand::Import(command) => key_import::run(global, &command, output),
             KeyCommand::DeleteMaterial { key, confirmation } => {
                 key_import::delete_material(global, &key, &confirmation, output)
+            }
+            KeyCommand::Receipt { key, output: file } => receipt::show(global, &key, file.as_deref(), output),
+            KeyCommand::Receipts => receipt::list(global, output),
+            KeyCommand::VerifyReceipt { file, public_key } => {
+                receipt::verify(&file, public_key.as_deref(), output)
             }
             KeyCommand::PublicKey { key, format, output: file } => {
                 key_import::public_key(global, &key, format, file.as_deref(), output)

@@ -10,6 +10,7 @@ use super::args::Global;
 use super::exit::{CliError, CliResult, Code};
 use super::key_store::{KeyStore, dir};
 use super::output::{Output, count, fields};
+use super::receipt;
 use super::recovery_kit;
 use super::secret::{Purpose, new_secret, secret};
 use super::store_args::{Backup, Check, Passphrase, Restore, StoreCommand};
@@ -22,6 +23,7 @@ use crate::kms::{SystemDisk, UnlockSecret, restore};
 pub(super) fn run(global: &Global, command: &StoreCommand, output: &Output) -> CliResult<()> {
     match command {
         StoreCommand::Info => info(global, output),
+        StoreCommand::PublicKey { output: file } => receipt::public_key(global, file.as_deref(), output),
         StoreCommand::Check(arguments) => check(global, arguments, output),
         StoreCommand::Backup(arguments) => backup(global, arguments, output),
         StoreCommand::Restore(arguments) => put_back(global, arguments, output),

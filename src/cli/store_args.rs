@@ -9,6 +9,15 @@ use clap::{Args, Subcommand};
 pub(super) enum StoreCommand {
     /// Show the key store's id, what opens it and which backup is kept
     Info,
+    /// Print what receipts of deleted keys are verified with, an Ed25519 public key
+    ///
+    /// It is the same for as long as there is the key store, restored ones included. Keep it where
+    /// whoever may change the key store may not.
+    PublicKey {
+        /// Write it to FILE
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Read the whole key store again and check every record in it
     ///
     /// With the backup that is kept, if there is one: it must open and lack no key version.

@@ -17,6 +17,7 @@ mod id;
 pub mod material;
 mod named;
 pub mod policy;
+mod receipt;
 mod schedule;
 mod service;
 pub mod socket;
@@ -34,6 +35,10 @@ pub use custom_store::{ConnectionErrorCode, ConnectionState};
 pub use error::{ErrorKind, KmsError, Reason};
 pub use id::{AliasName, Arn, KeyId, KeyRef, MAX_ALIAS, NotAKeyId, Realm, Resource, StoreId};
 pub use named::UnknownName;
+pub use receipt::{
+    Copies, DeletedVersion, Destroyed, Loss, MAX_RECEIPT, NotAReceipt, Receipt, ReceiptKey, Scheduled,
+    Scrubbed, SignedReceipt, VolumeLoss,
+};
 pub use schedule::Costs;
 pub use service::{
     AccessKey, Caller, DataKey, FileAccess, MAX_PATH, OnBehalf, Remote, Service, UnwrappedDataKey,

@@ -8,6 +8,7 @@
 //!          ──HKDF(store id, "material")─> material key: seals master key versions
 //!          ──HKDF(store id, "backup")───> backup key:   seals backups as a whole
 //!          ──HKDF(store id, "audit")────> audit key:    authenticates lines of the audit log
+//!          ──HKDF(store id, "receipts")─> receipt seed: of the Ed25519 key that signs receipts
 //! master key version ──HKDF(key id, "fingerprint")──> its public fingerprint
 //! master key version ──seals──> blobs
 //! ```
@@ -39,6 +40,7 @@ const RECORDS: &[u8] = b"kmsfs kms records v1";
 const MATERIAL: &[u8] = b"kmsfs kms material v1";
 const BACKUP: &[u8] = b"kmsfs kms backup v1";
 const AUDIT: &[u8] = b"kmsfs kms audit v1";
+const RECEIPTS: &[u8] = b"kmsfs kms receipts v1";
 const NAME: &[u8] = b"kmsfs kms name v1\0";
 const FINGERPRINT: &[u8] = b"kmsfs kms fingerprint v1";
 
@@ -54,6 +56,8 @@ pub(super) struct StoreKeys {
     pub(super) material: Key,
     pub(super) backup: Key,
     pub(super) audit: Arc<Key>,
+    /// As the root key, the same for as long as there is the store, its backups included.
+    pub(super) receipts: Key,
     index: Key,
 }
 
@@ -62,7 +66,8 @@ impl StoreKeys {
         let kdf = Kdf::new(&root, store.as_bytes());
         let (records, material, index) = (kdf.key(&[RECORDS]), kdf.key(&[MATERIAL]), kdf.key(&[INDEX]));
         let audit = Arc::new(kdf.key(&[AUDIT]));
-        Self { root, records, material, backup: kdf.key(&[BACKUP]), audit, index }
+        let (backup, receipts) = (kdf.key(&[BACKUP]), kdf.key(&[RECEIPTS]));
+        Self { root, records, material, backup, audit, receipts, index }
     }
 
     /// The place of the record `name` in its table: the same name finds it again, and nobody

@@ -110,6 +110,8 @@ named! {
         GetKeyImpact = "GetKeyImpact",
         RetireKeyVersion = "RetireKeyVersion",
         AuthorizeOpen = "AuthorizeOpen",
+        GetDeletionReceipt = "GetDeletionReceipt",
+        ListDeletionReceipts = "ListDeletionReceipts",
     }
 }
 
@@ -137,6 +139,8 @@ impl Operation {
                     | Op::DescribeCustomKeyStores
                     | Op::ListAccessKeys
                     | Op::GetKeyImpact
+                    | Op::GetDeletionReceipt
+                    | Op::ListDeletionReceipts
             )
     }
 

@@ -34,6 +34,8 @@ pub struct StoreInfo {
     pub slots: Vec<UnlockSlot>,
     /// The keys of volumes.
     pub internal_keys: Vec<InternalKey>,
+    /// What receipts of deleted keys are verified with: an Ed25519 public key in base64.
+    pub receipt_public_key: String,
     /// The backup that is kept up to date.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<PathBuf>,

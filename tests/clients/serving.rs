@@ -48,6 +48,10 @@ impl Serving {
         }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Points a client at this server, and at nothing else.
     pub(crate) fn configure(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_"))

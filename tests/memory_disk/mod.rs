@@ -14,7 +14,7 @@ pub(crate) mod history;
 pub(crate) mod place;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -52,6 +52,16 @@ impl Contents {
         Ok(())
     }
 
+    /// Whether these bytes are anywhere in it; they are not all zeros.
+    fn has(&self, bytes: &[u8]) -> bool {
+        // Most pages have nothing in them.
+        let runs = self.pages.split(|page| **page == [0; PAGE]);
+        runs.filter(|run| !run.is_empty()).any(|run| {
+            let run: Vec<&[u8]> = run.iter().map(|page| page.as_slice()).collect();
+            contains(&run.concat(), bytes)
+        })
+    }
+
     fn write(&mut self, offset: usize, data: &[u8]) {
         if offset + data.len() > self.len {
             self.set_len(offset + data.len());
@@ -60,6 +70,18 @@ impl Contents {
             let start = piece.0 % PAGE;
             Arc::make_mut(&mut self.pages[piece.0 / PAGE])[start..start + piece.1.len()]
                 .copy_from_slice(piece.1);
+        }
+    }
+}
+
+/// Whether bytes are part of others.
+pub(crate) fn contains(mut all: &[u8], bytes: &[u8]) -> bool {
+    loop {
+        if all.skip_until(bytes[0]).unwrap() == 0 {
+            return false;
+        }
+        if all.starts_with(&bytes[1..]) {
+            return true;
         }
     }
 }
@@ -92,6 +114,7 @@ enum Event {
 enum Naming {
     Create(PathBuf, FileId),
     Rename(PathBuf, PathBuf),
+    Exchange(PathBuf, PathBuf),
     Link(PathBuf, PathBuf),
     Remove(PathBuf),
 }
@@ -104,6 +127,16 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
+    /// Whether any file has these bytes, those that have lost their names included.
+    pub(crate) fn has(&self, bytes: &[u8]) -> bool {
+        self.files.iter().any(|file| file.has(bytes))
+    }
+
+    /// As [`Tree::has`], of files that have names.
+    pub(crate) fn has_named(&self, bytes: &[u8]) -> bool {
+        self.names.values().any(|file| self.files[*file].has(bytes))
+    }
+
     fn name(&mut self, naming: &Naming) {
         match naming {
             Naming::Create(path, file) => {
@@ -115,6 +148,11 @@ impl Tree {
             Naming::Rename(from, to) => {
                 let file = self.names.remove(from).unwrap();
                 self.names.insert(to.clone(), file);
+            }
+            Naming::Exchange(one, other) => {
+                let (first, second) = (self.names[one], self.names[other]);
+                self.names.insert(one.clone(), second);
+                self.names.insert(other.clone(), first);
             }
             Naming::Link(from, to) => {
                 let file = self.names[from];
@@ -147,6 +185,8 @@ struct State {
     hit: bool,
     /// Whether calls to the audit log are like others.
     with_audit: bool,
+    /// Whether files cannot exchange their names.
+    no_exchange: bool,
 }
 
 fn is_audit(path: &Path) -> bool {
@@ -171,6 +211,11 @@ impl MemoryDisk {
     /// A disk that looks at the audit log, too.
     pub(crate) fn with_audit() -> Self {
         Self(Arc::new(Mutex::new(State { with_audit: true, ..State::default() })))
+    }
+
+    /// A disk whose files cannot exchange their names, as on some filesystems.
+    pub(crate) fn without_exchange() -> Self {
+        Self(Arc::new(Mutex::new(State { no_exchange: true, ..State::default() })))
     }
 
     /// How much was done so far: a moment to crash at.
@@ -256,6 +301,7 @@ impl MemoryDisk {
     fn naming(&self, naming: Naming, check: impl Fn(&Tree) -> io::Result<()>) -> io::Result<()> {
         let (Naming::Create(path, _)
         | Naming::Rename(_, path)
+        | Naming::Exchange(_, path)
         | Naming::Link(_, path)
         | Naming::Remove(path)) = &naming;
         let passed_over = self.passes_over(path);
@@ -315,6 +361,15 @@ impl Disk for MemoryDisk {
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.naming(Naming::Rename(from.to_owned(), to.to_owned()), present(from))
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        if self.state().no_exchange {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.naming(Naming::Exchange(one.to_owned(), other.to_owned()), |tree| {
+            present(one)(tree).and_then(|()| present(other)(tree))
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kmsfs::clock::ManualClock;
 use kmsfs::kms::api::{
-    DescribeCustomKeyStoresRequest, GetKeyPolicyRequest, KeyRequest, ListAliasesRequest, ListGrantsRequest,
-    ListKeyRotationsRequest, ListKeysRequest, ListResourceTagsRequest,
+    DescribeCustomKeyStoresRequest, GetKeyPolicyRequest, KeyRequest, ListAliasesRequest,
+    ListDeletionReceiptsRequest, ListGrantsRequest, ListKeyRotationsRequest, ListKeysRequest,
+    ListResourceTagsRequest,
 };
 use kmsfs::kms::{Caller, Costs, KeyId, Service, StoreError, StoreOptions, UnlockSecret};
 use kmsfs::secret::Passphrase;
@@ -32,6 +33,8 @@ pub(crate) struct View {
     pub(crate) custom_key_stores: Vec<String>,
     /// What is remembered of volumes.
     pub(crate) volumes: String,
+    /// Keys that were deleted.
+    pub(crate) deleted: Vec<String>,
 }
 
 /// A store on a disk in memory. Its lock is in a directory of the real one, which also says where
@@ -114,7 +117,9 @@ pub(crate) fn view(service: &Service, caller: &Caller, keys: &[KeyId]) -> View {
     let custom_key_stores =
         service.describe_custom_key_stores(caller, &DescribeCustomKeyStoresRequest::default());
     let custom_key_stores = custom_key_stores.unwrap().custom_key_stores.into_iter();
+    let deleted = service.list_deletion_receipts(caller, &ListDeletionReceiptsRequest::default());
     View {
+        deleted: deleted.unwrap().receipts.into_iter().map(|receipt| receipt.key_arn).collect(),
         keys: keys.iter().map(|key| (*key, describe(key))).collect(),
         listed: listed.unwrap().keys.into_iter().map(|key| key.key_id).collect(),
         internal: info.internal_keys.len(),

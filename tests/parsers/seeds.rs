@@ -132,6 +132,8 @@ fn kept_in_stores() {
     put("slot", "key-file", &slot);
     slot[0] = 3;
     put("slot", "unknown", slot);
+    put("receipt", "genuine", include_bytes!("../data/deletion-receipt.json"));
+    put("receipt", "public-key", "6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=");
 }
 
 fn messages() {

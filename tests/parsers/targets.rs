@@ -20,7 +20,7 @@ use kmsfs::format::state::{DirectoryState, FileState, STATE_LEN, VolumeState};
 use kmsfs::format::unit::{EpochBounds, UnitHead, open_map, seal_map};
 use kmsfs::kms::policy::{self, Action, ConditionKey, Effect, Facts, Identity, Policy, Verdict};
 use kmsfs::kms::wire::{self, Event, EventReply, Reply, Request};
-use kmsfs::kms::{Blob, Caller, DATA_KEY_BLOB_LEN, api};
+use kmsfs::kms::{Blob, Caller, DATA_KEY_BLOB_LEN, ReceiptKey, SignedReceipt, api};
 use kmsfs::mount::MountOptions;
 use kmsfs::names::{self, Entry, target};
 use kmsfs::provider::Provider;
@@ -35,7 +35,7 @@ pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 #[allow(dead_code, reason = "each fuzz target uses one")]
-pub(crate) const TARGETS: [Target; 14] = [
+pub(crate) const TARGETS: [Target; 15] = [
     ("page", page),
     ("state", state),
     ("map", map),
@@ -50,6 +50,7 @@ pub(crate) const TARGETS: [Target; 14] = [
     ("answer", answer),
     ("options", options),
     ("policy", policy),
+    ("receipt", receipt),
 ];
 
 /// The key that everything here is sealed under.
@@ -198,6 +199,18 @@ pub(crate) fn store(data: &[u8]) {
         bytes[at] = damage[4];
     }
     world.open_store(&bytes);
+}
+
+/// A receipt of a deleted key, and the public key that it is verified with.
+pub(crate) fn receipt(data: &[u8]) {
+    if let Ok(signed) = SignedReceipt::verify(data, None) {
+        let text = signed.to_text().unwrap();
+        assert_eq!(text.as_bytes(), data.strip_suffix(b"\n").unwrap_or(data));
+    }
+    if let Some(key) = std::str::from_utf8(data).ok().and_then(ReceiptKey::parse) {
+        assert_eq!(ReceiptKey::parse(&key.to_pem()), Some(key));
+        assert_eq!(ReceiptKey::parse(&key.to_base64()), Some(key));
+    }
 }
 
 /// An unlock slot of a key store.

@@ -10,6 +10,7 @@
 //! | `rsa`, `curve`, `edwards`, `lattice`, `mac` | one kind each |
 //! | `message` | what is signed: a message, its digest, or its representative |
 //! | `wrapping` | material on its way from elsewhere |
+//! | `seed` | the service's own signatures |
 //!
 //! Private keys are stored and moved as PKCS#8, in the one form that `Parsed::canonical` gives
 //! them, so that the same key always has the same bytes and with them the same fingerprint. Where
@@ -24,6 +25,7 @@ mod mac;
 mod message;
 mod parsed;
 mod rsa;
+pub(super) mod seed;
 mod wrapping;
 
 pub use algorithm::{EncryptionAlgorithm, MacAlgorithm, MessageType, SigningAlgorithm};

@@ -103,19 +103,20 @@ impl Service {
         self.enter(place, self.event_of(call, error), category(call.operation), carried)
     }
 
-    /// Carries out something that the service does by itself, as an event of the log.
+    /// Carries out something that the service does by itself, as the event of the log whose id the body
+    /// is given.
     pub(super) fn by_itself<T>(
         &self,
         operation: &str,
         arn: &str,
-        body: impl FnOnce() -> Result<T, KmsError>,
+        body: impl FnOnce(EventId) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         let place = self.audit_place()?;
         let id = self.audit.setup().ids.next();
         let event =
             |error| self.general_event(id, Origin::Service, operation, false, &[], &[arn], error).to_json();
         let carried = self.accompany(id, event(None));
-        let result = body();
+        let result = body(id);
         let error = result.as_ref().err().map(|error| (error.kind().name(), error.message()));
         self.enter(place, event(error), Category::Management, Some(carried))?;
         result

@@ -17,7 +17,8 @@ use crate::kms::material::Parsed;
 use crate::kms::spec::{KeySpec, KeyUsage, Origin};
 use crate::kms::state::{KeyManager, KeyState};
 use crate::kms::store::{
-    AccessKeyRecord, AliasRecord, ImportRecord, KeyRecord, LastUse, Store, StoreError, VolumeRecord,
+    AccessKeyRecord, AliasRecord, ImportRecord, KeyRecord, LastUse, ReceiptRecord, Store, StoreError,
+    VolumeRecord,
 };
 use crate::secret::Key;
 
@@ -32,6 +33,8 @@ pub(super) struct Book {
     /// By their ids.
     pub(super) custom_stores: BTreeMap<String, Arc<CustomStore>>,
     pub(super) volumes: BTreeMap<String, VolumeRecord>,
+    /// By the keys that they are about; most of these are no more.
+    pub(super) receipts: BTreeMap<KeyId, ReceiptRecord>,
 }
 
 /// One key. Never changed: a change replaces the entry.
@@ -86,6 +89,7 @@ impl Book {
         contents.grants.into_iter().for_each(|record| rights.grants.insert(Grant::new(record)));
         book.access_keys = contents.access_keys.into_iter().map(|key| (key.id.clone(), key)).collect();
         book.volumes = contents.volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
+        book.receipts = contents.receipts.into_iter().map(|receipt| (receipt.key, receipt)).collect();
         book.imports = contents.imports.into_iter().map(|import| (import.token, import)).collect();
         Ok((book, rights))
     }

@@ -8,11 +8,12 @@ use crate::kms::api::{
     DeleteAliasRequest, DeleteImportedKeyMaterialRequest, DisableKeyRequest, EnableKeyRotationRequest,
     EncryptRequest, GenerateDataKeyPairRequest, GenerateDataKeyRequest, GenerateMacRequest,
     GenerateRandomRequest, GetKeyPolicyRequest, GetParametersForImportRequest, GetPublicKeyRequest,
-    ImportKeyMaterialRequest, KeyRequest, ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest,
-    ListKeyRotationsRequest, ListKeysRequest, ListResourceTagsRequest, ListRetirableGrantsRequest,
-    PutKeyPolicyRequest, ReEncryptRequest, RetireGrantRequest, RetireKeyVersionRequest, RevokeGrantRequest,
-    ScheduleKeyDeletionRequest, SignRequest, SimulateKeyPolicyRequest, TagResourceRequest,
-    UntagResourceRequest, UpdateKeyDescriptionRequest, VerifyMacRequest, VerifyRequest,
+    ImportKeyMaterialRequest, KeyRequest, ListAliasesRequest, ListDeletionReceiptsRequest, ListGrantsRequest,
+    ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest, ListResourceTagsRequest,
+    ListRetirableGrantsRequest, PutKeyPolicyRequest, ReEncryptRequest, RetireGrantRequest,
+    RetireKeyVersionRequest, RevokeGrantRequest, ScheduleKeyDeletionRequest, SignRequest,
+    SimulateKeyPolicyRequest, TagResourceRequest, UntagResourceRequest, UpdateKeyDescriptionRequest,
+    VerifyMacRequest, VerifyRequest,
 };
 use crate::kms::context::EncryptionContext;
 
@@ -101,6 +102,7 @@ facts! {
     DisableKeyRequest;
     KeyRequest;
     ListAliasesRequest;
+    ListDeletionReceiptsRequest;
     ListKeyRotationsRequest;
     ListKeysRequest;
     ReEncryptRequest {

@@ -145,7 +145,7 @@ impl Service {
                 continue;
             }
             let drop = || self.drop_material(&old, IfUnwritten::GoOn);
-            match self.by_itself("DeleteExpiredKeyMaterial", &old.arn, drop) {
+            match self.by_itself("DeleteExpiredKeyMaterial", &old.arn, |_| drop()) {
                 Ok(_) => tracing::info!(key = old.arn, "imported key material has expired"),
                 Err(error) => {
                     tracing::error!(key = old.arn, %error, "expired key material could not be deleted");

@@ -7,6 +7,7 @@ mod behalf;
 mod book;
 mod creation;
 mod crypt;
+mod destruction;
 mod directory;
 mod external;
 pub(super) mod facts;
@@ -21,11 +22,13 @@ mod oaep;
 mod pairs;
 mod permit;
 mod policies;
+mod receipts;
 mod retirement;
 mod rotation;
 mod signing;
 mod simulate;
 mod tags;
+mod ticking;
 mod transition;
 mod upkeep;
 mod usage;
@@ -51,7 +54,7 @@ use super::state::{self, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{CutReport, KeyWatcher, MountStatus, WatchGuard, Watchers};
 use crate::clock::Clock;
-use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI64};
 use crate::sync::{Mutex, RwLock};
 use behalf::Behalf;
 use book::{Book, Entry};
@@ -150,6 +153,8 @@ pub struct Service {
     renewed: AtomicBool,
     /// Milliseconds since 1970 when counts and last uses are to be written next.
     next_flush: AtomicI64,
+    /// Milliseconds since 1970 before which a scrub that failed is not tried again.
+    next_scrub: AtomicI64,
     audit: AuditLog,
     /// Leads to the proxies of external key stores. No lock is held while they are asked.
     network: Arc<Network>,
@@ -165,6 +170,7 @@ impl Drop for Service {
     fn drop(&mut self) {
         if !std::thread::panicking() && !self.is_locked() {
             self.write_final_usage();
+            self.scrub();
         }
         self.close_audit();
     }
@@ -339,26 +345,6 @@ impl Service {
         )
     }
 
-    /// Does what the clock asks for: destroys keys, deletes imported material and rotates keys when
-    /// that is due, and writes down how keys were used. Operations other than cryptographic ones do
-    /// it by themselves; an owner that may be idle for long calls it now and then.
-    ///
-    /// Nothing of this can be done while the store is locked; it is made up for when it is unlocked.
-    pub fn tick(&self) {
-        if self.is_locked() {
-            return;
-        }
-        let now = self.clock.now();
-        if now.as_millisecond() >= self.next_due.load(Ordering::Acquire) {
-            self.destroy_due(now);
-            self.expire_due(now);
-            self.rotate_due(now);
-        }
-        if now.as_millisecond() >= self.next_flush.load(Ordering::Acquire) {
-            self.write_usage(now);
-        }
-    }
-
     /// The choke point: every operation of every front end runs inside.
     fn run<T>(
         &self,
@@ -368,7 +354,7 @@ impl Service {
         body: impl FnOnce(&Call<'_>) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         if !operation.is_cryptographic() {
-            self.tick();
+            self.follow_the_clock();
         }
         let place = self.audit_place()?;
         let now = self.clock.now();
@@ -452,6 +438,7 @@ impl Service {
             next_due: AtomicI64::new(book.next_due()),
             renewed: AtomicBool::new(false),
             next_flush: AtomicI64::new(i64::MIN),
+            next_scrub: AtomicI64::new(i64::MIN),
             store,
             lockdown: Lockdown::new(clock.now()),
             clock,

@@ -168,7 +168,7 @@ impl Service {
             let _turn = self.turns.take(id);
             if self.entry(&id).is_ok_and(|entry| due(&entry)) {
                 let arn = self.realm().key_arn(&id).to_string();
-                log_rotation(self.by_itself("RotateKey", &arn, || {
+                log_rotation(self.by_itself("RotateKey", &arn, |_| {
                     self.add_version(&id, now, VersionCause::Automatic, |record| {
                         if let Some(rotation) = &mut record.rotation {
                             rotation.next = next_after(*rotation, now);
@@ -184,7 +184,9 @@ impl Service {
         let _turn = self.turns.take(id);
         let arn = self.realm().key_arn(&id).to_string();
         log_rotation(
-            self.by_itself("RotateKey", &arn, || self.add_version(&id, now, VersionCause::Automatic, |_| {})),
+            self.by_itself("RotateKey", &arn, |_| {
+                self.add_version(&id, now, VersionCause::Automatic, |_| {})
+            }),
         );
     }
 
@@ -219,7 +221,7 @@ impl Service {
             last_use: None,
         };
         let alias = AliasRecord { name: name.to_string(), target: id, created: now, updated: now };
-        self.by_itself("CreateKey", &self.realm().key_arn(&id).to_string(), || {
+        self.by_itself("CreateKey", &self.realm().key_arn(&id).to_string(), |_| {
             let changes = [
                 Change::PutMaterial { key: &id, version: 1, material: &material },
                 Change::Put(&Record::KeyV2(record.clone())),

@@ -140,17 +140,40 @@ impl Service {
         unwritten: IfUnwritten,
         edit: &dyn Fn(&mut KeyRecord, Timestamp),
     ) -> Result<StateResponse, KmsError> {
+        let receipt = self.receipt_of(call, old, edit)?;
         let transited = self.transit(old, unwritten, || {
             // The window of a deletion counts from here, not from before the draining.
             let now = self.clock.now().max(call.now);
-            self.publish(&old.record.id, Vec::new(), |record, _| edit(record, now))
+            let id = &old.record.id;
+            let mut changes: Vec<_> = receipt.iter().map(Change::Put).collect();
+            if receipt.is_none() && old.record.deletion.is_some() {
+                changes.push(Change::Drop(RecordName::Receipt(id)));
+            }
+            self.publish(id, changes, |record, _| edit(record, now))
         });
         let (new, reports) = transited.map_err(|error| call.may_know(error))?;
+        match receipt {
+            Some(receipt) => self.book.write().keep_receipt(receipt),
+            None => drop(self.book.write().receipts.remove(&old.record.id)),
+        }
         call.answers("keyState", new.state().to_string());
         if let Some(deletion) = new.record.deletion {
             call.answers("deletionDate", deletion.at.to_string());
         }
         Ok(answer(&new, call.shows(reports)))
+    }
+
+    /// What is to be remembered for the receipt of a key that `edit` has deleted.
+    fn receipt_of(
+        &self,
+        call: &Call<'_>,
+        old: &Entry,
+        edit: &dyn Fn(&mut KeyRecord, Timestamp),
+    ) -> Result<Option<Record>, KmsError> {
+        let mut wanted = old.record.clone();
+        edit(&mut wanted, call.now);
+        let scheduled = wanted.deletion.map(|deletion| self.scheduled(call, old, deletion.window_days));
+        Ok(scheduled.transpose()?.map(Record::ReceiptV1))
     }
 
     /// Takes a key to the state that `publish` makes durable and visible, and the mounts with it.
@@ -216,58 +239,6 @@ impl Service {
         book.keys.insert(*id, Arc::clone(&new));
         self.next_due.store(book.next_due(), Ordering::Release);
         Ok(new)
-    }
-
-    /// Destroys every key whose deletion is due by `now`, with its aliases. What cannot be
-    /// written now is tried again at the next call.
-    pub(super) fn destroy_due(&self, now: Timestamp) {
-        let destroyed = self.destroy_all_due(now);
-        // Mounts hold nothing of them any more, and are to refuse for good.
-        for id in destroyed {
-            self.cut_within(id, None, CUT_BUDGET);
-        }
-    }
-
-    fn destroy_all_due(&self, now: Timestamp) -> Vec<KeyId> {
-        let _writing = self.writes.lock();
-        let mut gone = Vec::new();
-        let due = |entry: &Entry| entry.record.deletion.is_some_and(|deletion| deletion.at <= now);
-        let keys: Vec<Arc<Entry>> = self.book.read().keys.values().filter(|e| due(e)).cloned().collect();
-        for entry in keys {
-            let id = entry.record.id;
-            let (aliases, grants) = {
-                let rights = self.rights.read();
-                let aliases: Vec<_> = rights.aliases.get(&id).into_iter().flatten().cloned().collect();
-                let grants: Vec<_> = rights.grants.of_key(&id, None).map(|grant| grant.record.id).collect();
-                (aliases, grants)
-            };
-            let mut changes: Vec<_> =
-                aliases.iter().map(|alias| Change::Drop(RecordName::Alias(alias.as_str()))).collect();
-            changes.extend(grants.iter().map(|id| Change::Drop(RecordName::Grant(id))));
-            let imports: Vec<_> = {
-                let book = self.book.read();
-                book.imports.values().filter(|import| import.key == id).map(|import| import.token).collect()
-            };
-            changes.extend(imports.iter().map(|token| Change::Drop(RecordName::Import(token))));
-            changes.extend(entry.link.is_some().then_some(Change::Drop(RecordName::ExternalKey(&id))));
-            changes.push(Change::DropKey(&entry.record));
-            let destroyed = self.by_itself("DeleteKey", &entry.arn, || Ok(self.store.commit(&changes)?));
-            if let Err(error) = destroyed {
-                tracing::error!(key = entry.arn, %error, "a key that is due could not be destroyed");
-                continue;
-            }
-            let mut book = self.book.write();
-            book.keys.remove(&id);
-            book.imports.retain(|_, import| import.key != id);
-            aliases.iter().for_each(|alias| drop(book.aliases.remove(alias)));
-            let mut rights = self.rights.write();
-            rights.aliases.remove(&id);
-            grants.iter().for_each(|grant| rights.grants.remove(&id, grant));
-            tracing::info!(key = entry.arn, "key destroyed");
-            gone.push(id);
-        }
-        self.next_due.store(self.book.read().next_due(), Ordering::Release);
-        gone
     }
 
     /// Brings a mount that comes (back) into step: what it holds of keys that are not usable is

@@ -96,6 +96,7 @@ impl Service {
             versions: book.keys.values().map(|entry| entry.material.len() as u64).sum(),
             slots: slots.collect(),
             internal_keys: internal.collect(),
+            receipt_public_key: self.receipt_key()?.to_base64(),
             backup: kept.path,
             backup_behind: kept.behind,
         })

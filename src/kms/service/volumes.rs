@@ -276,7 +276,7 @@ fn answered(mount: &MountStatus, record: Option<&VolumeRecord>) -> Known {
     Known { volume, mount: Some(mount.clone()) }
 }
 
-fn impact(arn: &str, known: &Known) -> VolumeImpact {
+pub(super) fn impact(arn: &str, known: &Known) -> VolumeImpact {
     let volume = &known.volume;
     let wrapped = volume.files.wrapped.iter().filter(|wrapped| wrapped.key_arn == arn);
     let versions: Vec<VersionImpact> = wrapped

@@ -55,6 +55,12 @@ pub trait Disk: Debug + Send + Sync {
     /// As rename(2).
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives each of two files the name of the other, in one step.
+    ///
+    /// # Errors
+    /// As renameat2(2); `Unsupported` where the filesystem cannot do it.
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()>;
+
     /// Gives a file another name that no file has.
     ///
     /// # Errors
@@ -125,6 +131,13 @@ impl Disk for SystemDisk {
         fs::rename(from, to)
     }
 
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        match rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(io::ErrorKind::Unsupported.into()),
+            done => Ok(done?),
+        }
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             // Not every filesystem can look and rename in one step.
@@ -165,7 +178,12 @@ impl StorageBackend for Boxed {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.0.read(offset, out)
     }
+    /// What is cut off is overwritten first: it may be what an old row was in.
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let before = self.0.len()?;
+        if len < before {
+            super::erase::overwrite(&*self.0, len..before)?;
+        }
         self.0.set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {

@@ -5,6 +5,7 @@
 //!           "next slot" -> number of the next unlock slot                     plain
 //!           "backup"    -> path of the backup that is kept up to date         sealed
 //!           "audit"     -> what the store remembers of the audit log          sealed
+//!           "scrub"     -> nothing; there while the file is to be scrubbed    plain
 //! slots     number      -> unlock slot                                        see `slot`
 //! records   place       -> sealed record: a key's state, an alias             see `record`
 //! material  place       -> sealed version of a master key, 32 bytes
@@ -21,11 +22,15 @@ use redb::{
 };
 
 use super::disk::{Boxed, Disk};
+use super::erase;
 use super::error::StoreError;
 use super::image::{Edit, Image, Place};
 
 pub(super) const FILE: &str = "store.redb";
+/// What takes the place of a file that a write failed on, or that is restored; then the old one.
 pub(super) const NEW_FILE: &str = "store.redb.new";
+/// What takes the place of a file that is scrubbed, while that is in use; then the old one.
+pub(super) const SCRUBBED_FILE: &str = "store.redb.scrubbed";
 /// The database's page cache, in bytes. The store keeps everything in memory itself.
 const CACHE: usize = 1 << 20;
 
@@ -38,6 +43,11 @@ type SealedTable = TableDefinition<'static, Place, &'static [u8]>;
 /// Opens the store's file in `dir`.
 pub(super) fn open(disk: &dyn Disk, dir: &Path) -> Result<Database, StoreError> {
     open_as(disk, &dir.join(FILE))
+}
+
+/// Opens what [`write_aside`] wrote.
+pub(super) fn open_aside(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Database, StoreError> {
+    open_as(disk, &dir.join(name))
 }
 
 /// The database panics over some damage to its file, which it may only come to when it writes.
@@ -101,12 +111,12 @@ pub(super) fn apply(database: &Database, edits: &[Edit]) -> Result<(), StoreErro
 }
 
 /// Writes a file with the contents of `image` aside, durably. Gives it no other name.
-pub(super) fn write_aside(disk: &dyn Disk, dir: &Path, image: &Image) -> Result<(), StoreError> {
-    let aside = dir.join(NEW_FILE);
+pub(super) fn write_aside(disk: &dyn Disk, dir: &Path, name: &str, image: &Image) -> Result<(), StoreError> {
+    let aside = dir.join(name);
     // One that was interrupted left it; the caller holds the store's lock.
-    disk.remove(&aside).map_err(StoreError::io("remove an unfinished key store"))?;
+    erase::discard(disk, dir, name).map_err(StoreError::io("remove an unfinished key store"))?;
     fill(disk, &aside, image).inspect_err(|_| {
-        let _ = disk.remove(&aside);
+        let _ = erase::discard(disk, dir, name);
     })
 }
 

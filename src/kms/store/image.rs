@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use zeroize::Zeroize;
+
 use super::error::StoreError;
 use super::record::MAX_RECORD;
 use super::slot::MAX_SLOTS;
@@ -21,6 +23,8 @@ pub(super) const HEADER: &str = "header";
 pub(super) const BACKUP: &str = "backup";
 /// What is remembered of the audit log, sealed; absent before there is one.
 pub(super) const AUDIT: &str = "audit";
+/// There, and empty, from the commit that destroyed something until the file is scrubbed.
+pub(super) const SCRUB: &str = "scrub";
 /// Number of the next unlock slot; absent while it is one more than the last one's.
 pub(super) const NEXT_SLOT: &str = "next slot";
 
@@ -77,6 +81,18 @@ impl Image {
         meta.chain(slots).chain(records).chain(material).collect()
     }
 
+    /// Whether something was destroyed that the file may still hold in pages that are free.
+    pub(super) fn is_to_be_scrubbed(&self) -> bool {
+        self.meta.contains_key(SCRUB)
+    }
+
+    /// This image, as a file has it that was made of nothing else.
+    pub(super) fn scrubbed(&self) -> Self {
+        let mut image = self.clone();
+        image.meta.remove(SCRUB);
+        image
+    }
+
     /// This image after `edits`.
     pub(super) fn with(&self, edits: &[Edit]) -> Self {
         let mut next = self.clone();
@@ -110,8 +126,10 @@ impl Image {
 }
 
 fn put<K: Ord>(table: &mut BTreeMap<K, Vec<u8>>, key: K, value: Option<Vec<u8>>) {
-    match value {
-        Some(value) => drop(table.insert(key, value)),
-        None => drop(table.remove(&key)),
-    }
+    let old = match value {
+        Some(value) => table.insert(key, value),
+        None => table.remove(&key),
+    };
+    // The root key, in the same memory, opens it.
+    old.into_iter().for_each(|mut old| old.zeroize());
 }

@@ -10,10 +10,12 @@
 //! | `writer` | the one place that changes it |
 //! | `ledger` | what it remembers of the audit log |
 //! | `backup`, `restore` | one file with all of it, and the way back |
+//! | `scrub`, `erase` | nothing is left of what was destroyed |
 //! | `disk` | the files underneath |
 
 mod backup;
 mod disk;
+mod erase;
 mod error;
 mod file;
 mod header;
@@ -23,6 +25,7 @@ mod lock;
 mod record;
 mod recovery;
 mod restore;
+mod scrub;
 mod sealing;
 mod slot;
 mod vault;
@@ -41,7 +44,7 @@ use super::schedule::Costs;
 use crate::secret::Key;
 use crate::sync::Mutex;
 use file::FILE;
-use image::{AUDIT, Edit, Image, NEXT_SLOT};
+use image::{AUDIT, Edit, Image, NEXT_SLOT, SCRUB};
 use ledger::Ledger;
 use lock::OwnerLock;
 use sealing::Sealing;
@@ -55,8 +58,8 @@ pub use error::StoreError;
 pub(super) use ledger::{Accompanied, Pending};
 pub(super) use record::{
     AccessKeyRecord, AliasRecord, Connection, CustomStoreRecord, Deletion, ExternalKeyRecord, GrantRecord,
-    ImportRecord, KeyRecord, LastUse, Record, RecordName, RotationRecord, VersionCause, VersionRecord,
-    VolumeRecord, WrappedRecord,
+    ImportRecord, KeyRecord, LastUse, ReceiptRecord, ReceiptStage, Record, RecordName, RotationRecord,
+    VersionCause, VersionRecord, VolumeRecord, WrappedRecord,
 };
 pub use recovery::{NotARecoveryKey, new_recovery_key, parse_recovery_key};
 pub use restore::{Restored, restore};
@@ -92,6 +95,8 @@ pub(super) struct Store {
     trying: Mutex<()>,
     /// Held during I/O; nothing else is taken inside.
     writer: Mutex<Writer>,
+    /// Held by the one scrub that is under way; `writer` is taken inside, now and then.
+    scrubbing: Mutex<()>,
     /// Given up last.
     lock: OwnerLock,
     #[cfg(test)]
@@ -139,7 +144,7 @@ impl Store {
         let header = header::encode(&id, &options.realm);
         let root = Key::random()?;
         let slot = slot::seal(&header, 0, secret, options.costs, &root)?;
-        file::write_aside(&*disk, dir, &Image::new(header, slot))?;
+        file::write_aside(&*disk, dir, file::NEW_FILE, &Image::new(header, slot))?;
         name_new(&*disk, dir)?;
         let named = Arc::clone(&disk);
         let open = || {
@@ -189,7 +194,12 @@ impl Store {
 
     /// Makes all changes durable, or none. New material is in the backup first, if one is kept.
     pub(super) fn commit(&self, changes: &[Change<'_>]) -> Result<(), StoreError> {
-        let edits = self.vault.sealing()?.edits(changes)?;
+        let mut edits = self.vault.sealing()?.edits(changes)?;
+        let destroys =
+            |change: &Change<'_>| matches!(change, Change::DropMaterial { .. } | Change::DropKey(_));
+        if changes.iter().any(destroys) {
+            edits.push(to_be_scrubbed());
+        }
         let vital = changes.iter().any(|change| matches!(change, Change::PutMaterial { .. }));
         let importance = if vital { Importance::Vital } else { Importance::Ordinary };
         self.write(&mut self.writer.lock(), edits, &self.resources(changes), importance)
@@ -258,7 +268,8 @@ impl Store {
         let (id, next) = numbers.ok_or(StoreError::Invalid("the numbers of unlock slots have run out"))?;
         let bytes = slot::seal(image.header(), id, secret, costs, &sealing.keys.root)?;
         let mut edits = vec![Edit::Slot(id, Some(bytes)), next_slot(next)];
-        edits.extend(instead_of.map(|old| Edit::Slot(old, None)));
+        // Else the secret of then opens what is left of it in the file.
+        edits.extend(instead_of.into_iter().flat_map(|old| [Edit::Slot(old, None), to_be_scrubbed()]));
         self.write(&mut writer, edits, &[], Importance::Vital)?;
         Ok(id)
     }
@@ -274,7 +285,8 @@ impl Store {
             return Err(NO_SUCH_SLOT);
         }
         let next = image.next_slot().unwrap_or(u32::MAX);
-        self.write(&mut writer, vec![Edit::Slot(id, None), next_slot(next)], &[], Importance::Ordinary)
+        let edits = vec![Edit::Slot(id, None), to_be_scrubbed(), next_slot(next)];
+        self.write(&mut writer, edits, &[], Importance::Ordinary)
     }
 
     /// Writes a backup of what was acknowledged.
@@ -287,6 +299,11 @@ impl Store {
     /// Keeps a backup at `path` from now on, or none.
     pub(super) fn keep_backup(&self, path: Option<PathBuf>, over: Over) -> Result<(), StoreError> {
         self.writer.lock().keep_backup(path, over)
+    }
+
+    /// The backup that is kept.
+    pub(super) fn kept_backup_path(&self) -> Option<PathBuf> {
+        self.writer.lock().backup().map(Path::to_owned)
     }
 
     /// The backup that is kept, and whether it has everything.
@@ -338,6 +355,17 @@ impl Store {
     /// Authenticates the lines of the audit log.
     pub(super) fn audit_key(&self) -> Arc<Key> {
         Arc::clone(&self.audit_key)
+    }
+
+    /// What receipts of deleted keys are signed with.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], and those of `body`.
+    pub(super) fn with_receipt_seed<T, E: From<StoreError>>(
+        &self,
+        body: impl FnOnce(&Key) -> Result<T, E>,
+    ) -> Result<T, E> {
+        body(&self.vault.sealing()?.keys.receipts)
     }
 
     /// How far the audit log reached, as far as the store knows.
@@ -437,6 +465,7 @@ impl Store {
             ledger,
             trying: Mutex::new(()),
             writer: Mutex::new(writer),
+            scrubbing: Mutex::new(()),
             lock,
         })
     }
@@ -462,6 +491,10 @@ fn unlock(image: &Image, secret: &UnlockSecret) -> Result<Option<(u32, Key)>, St
 
 fn next_slot(number: u32) -> Edit {
     Edit::Meta(NEXT_SLOT.to_owned(), Some(number.to_le_bytes().to_vec()))
+}
+
+fn to_be_scrubbed() -> Edit {
+    Edit::Meta(SCRUB.to_owned(), Some(Vec::new()))
 }
 
 /// Gives a new file the store's name.

@@ -32,6 +32,7 @@ pub(in crate::kms) enum Record {
     CustomStoreV1(CustomStoreRecord),
     ExternalKeyV1(ExternalKeyRecord),
     VolumeV1(VolumeRecord),
+    ReceiptV1(ReceiptRecord),
 }
 
 /// A master key, without its material.
@@ -207,6 +208,24 @@ pub(in crate::kms) struct WrappedRecord {
     pub(in crate::kms) bytes: u64,
 }
 
+/// What is known of the end of a key. Each stage is JSON, of the shapes in [`crate::kms::receipt`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::kms) struct ReceiptRecord {
+    pub(in crate::kms) key: KeyId,
+    pub(in crate::kms) stage: ReceiptStage,
+}
+
+/// How far the end of a key has come. The order is part of the format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::kms) enum ReceiptStage {
+    /// It is to be deleted: who said so, and when.
+    Scheduled(String),
+    /// It is deleted: the receipt, that is to be signed when the store's file is scrubbed.
+    Destroyed(String),
+    /// The receipt, signed.
+    Signed(String),
+}
+
 /// A second name for a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::kms) struct AliasRecord {
@@ -231,6 +250,7 @@ impl Record {
             Self::CustomStoreV1(store) => RecordName::CustomStore(&store.id),
             Self::ExternalKeyV1(external) => RecordName::ExternalKey(&external.key),
             Self::VolumeV1(volume) => RecordName::Volume(&volume.id),
+            Self::ReceiptV1(receipt) => RecordName::Receipt(&receipt.key),
         }
     }
 
@@ -264,6 +284,8 @@ pub(in crate::kms) enum RecordName<'a> {
     /// By the key that stands for it.
     ExternalKey(&'a KeyId),
     Volume(&'a str),
+    /// By the key that it is about.
+    Receipt(&'a KeyId),
 }
 
 impl RecordName<'_> {
@@ -277,6 +299,7 @@ impl RecordName<'_> {
             Self::CustomStore(id) => [b"custom key store\0", id.as_bytes()].concat(),
             Self::ExternalKey(id) => [b"external key\0".as_slice(), id.as_bytes()].concat(),
             Self::Volume(id) => [b"volume\0", id.as_bytes()].concat(),
+            Self::Receipt(key) => [b"receipt\0".as_slice(), key.as_bytes()].concat(),
         }
     }
 }
@@ -436,7 +459,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..10) {
+        fn any_bytes_decode_without_panic(mut bytes: Vec<u8>, kind in 0u8..11) {
             bytes.insert(0, kind);
             if let Ok(record) = Record::decode(&bytes) {
                 prop_assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);

@@ -66,7 +66,7 @@ pub fn restore(
         let (what, lost) = (replaced.what.clone(), replaced.lost.clone());
         return Err(StoreError::WouldReplace { dir: dir.to_owned(), what, lost: named(&lost) });
     }
-    file::write_aside(disk, dir, &backup.image)?;
+    file::write_aside(disk, dir, NEW_FILE, &backup.image)?;
     let kept = put_in_place(disk, dir, replaced.is_some(), &backup.image).inspect_err(|_| {
         let _ = disk.remove(&dir.join(NEW_FILE));
     })?;

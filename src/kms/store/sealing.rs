@@ -8,7 +8,7 @@ use super::error::StoreError;
 use super::image::{BACKUP, Edit, Image, Place};
 use super::record::{
     self, AccessKeyRecord, AliasRecord, CustomStoreRecord, ExternalKeyRecord, GrantRecord, ImportRecord,
-    KeyRecord, Record, RecordName, VolumeRecord,
+    KeyRecord, ReceiptRecord, Record, RecordName, VolumeRecord,
 };
 use crate::crypto::kdf::DIGEST_LEN;
 use crate::crypto::wrap::{open_into, seal_into};
@@ -41,6 +41,7 @@ pub(in crate::kms) struct Contents {
     pub(in crate::kms) custom_stores: Vec<CustomStoreRecord>,
     pub(in crate::kms) external_keys: Vec<ExternalKeyRecord>,
     pub(in crate::kms) volumes: Vec<VolumeRecord>,
+    pub(in crate::kms) receipts: Vec<ReceiptRecord>,
 }
 
 /// One step of a commit.
@@ -141,6 +142,7 @@ impl Sealing {
                 Record::CustomStoreV1(record) => contents.custom_stores.push(record),
                 Record::ExternalKeyV1(record) => contents.external_keys.push(record),
                 Record::VolumeV1(record) => contents.volumes.push(record),
+                Record::ReceiptV1(record) => contents.receipts.push(record),
             }
         }
         for (record, material) in &mut contents.keys {

@@ -6,6 +6,12 @@
 //! a new one, made from the image, before the next change; the same goes for a file that was left
 //! open by a process that died, as nobody knows why it did.
 //!
+//! *What was destroyed is not in the file.* A database leaves old rows in pages that are free. So a
+//! commit that destroys something says so in a row of its own; the file is then scrubbed, which is
+//! replacing it by one that was made of what is left, and overwriting the old one (see [`erase`]).
+//! Commits go on meanwhile: they are noted, and made in the new file before it takes the old one's
+//! place.
+//!
 //! *New material and new unlock slots are in the backup before they are in the store.* So the
 //! backup opens whatever was wrapped, at every moment; it may be ahead by a version that was never
 //! used. Other changes follow as soon as they can be written: disabling a key must not wait for
@@ -21,9 +27,10 @@ use redb::Database;
 
 use super::backup::{self, Over};
 use super::disk::Disk;
+use super::erase::{self, LetGo};
 use super::error::StoreError;
-use super::file::{self, FILE, NEW_FILE};
-use super::image::{BACKUP, Edit, Image};
+use super::file::{self, FILE, NEW_FILE, SCRUBBED_FILE};
+use super::image::{BACKUP, Edit, Image, SCRUB};
 use super::vault::Vault;
 
 /// Which changes must be in the backup before they are made.
@@ -50,6 +57,10 @@ pub(super) struct Writer {
     sound: bool,
     /// The backup to keep.
     backup: Option<PathBuf>,
+    /// Whether files may be there that were let go of and not overwritten.
+    left: bool,
+    /// What was committed since a scrub began; absent while there is none.
+    since_scrub: Option<Vec<Edit>>,
     #[cfg(test)]
     pub(super) fail_commits: Arc<AtomicBool>,
 }
@@ -67,11 +78,14 @@ impl Writer {
             .sealing()?
             .backup_path(&image)?
             .map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(&path)));
+        let left = [NEW_FILE, SCRUBBED_FILE].iter().any(|name| disk.exists(&dir.join(name)));
         let mut writer = Self {
             disk,
             dir: dir.to_owned(),
             vault,
             image,
+            left,
+            since_scrub: None,
             sound: !was_left_open,
             database: Some(database),
             backup,
@@ -111,6 +125,7 @@ impl Writer {
         }
         // In place: a store may have a million rows, and a change few.
         self.image.apply(edits);
+        self.note(edits);
         if importance == Importance::Ordinary {
             self.follow_with_backup();
         }
@@ -135,8 +150,59 @@ impl Writer {
             return Err(error);
         }
         self.image = next;
+        self.note(&edit);
         self.backup = path;
         Ok(())
+    }
+
+    /// Whether the disk may hold something that was destroyed.
+    pub(super) fn is_to_be_scrubbed(&self) -> bool {
+        self.left || self.image.is_to_be_scrubbed()
+    }
+
+    /// Begins a scrub: what is to be written aside. Commits are noted from now on.
+    pub(super) fn begin_scrub(&mut self) -> Result<Image, StoreError> {
+        for name in [NEW_FILE, SCRUBBED_FILE] {
+            let erased = erase::erase(&*self.disk, &self.dir, name);
+            erased.map_err(StoreError::io("overwrite an old key store file"))?;
+        }
+        self.since_scrub = Some(Vec::new());
+        Ok(self.image.scrubbed())
+    }
+
+    /// Ends a scrub that came to nothing.
+    pub(super) fn give_up_scrub(&mut self) {
+        self.since_scrub = None;
+    }
+
+    /// Goes on with the file that was written aside since [`Writer::begin_scrub`].
+    pub(super) fn take_over(&mut self, scrubbed: Database) -> Result<LetGo, StoreError> {
+        let since = self.since_scrub.take().unwrap_or_default();
+        if !since.is_empty() {
+            file::apply(&scrubbed, &since)?;
+        }
+        // Closed before it is replaced.
+        self.distrust();
+        self.left = true;
+        let placed = erase::put_in_place(&*self.disk, &self.dir, SCRUBBED_FILE);
+        let old = placed.map_err(StoreError::io("replace the key store"))?;
+        self.database = Some(scrubbed);
+        self.sound = true;
+        self.image.meta.remove(SCRUB);
+        // A commit since may have destroyed more, and that is in free pages of the new file.
+        self.image.apply(&since);
+        Ok(old)
+    }
+
+    /// What [`Writer::take_over`] let go of is overwritten.
+    pub(super) fn erased(&mut self) {
+        self.left = false;
+    }
+
+    fn note(&mut self, edits: &[Edit]) {
+        if let Some(since) = &mut self.since_scrub {
+            since.extend_from_slice(edits);
+        }
     }
 
     /// Reads the file again and answers whether it holds what was acknowledged.
@@ -218,11 +284,24 @@ impl Writer {
         }
         // Closed before it is replaced.
         self.database = None;
-        file::write_aside(&*self.disk, &self.dir, &self.image)?;
-        let what = "replace the key store";
-        let replaced = self.disk.replace(&self.dir.join(NEW_FILE), &self.dir.join(FILE));
-        replaced.and_then(|()| self.disk.sync_directory(&self.dir)).map_err(StoreError::io(what))?;
+        // What is made of nothing else needs no scrub.
+        let scrub = self.image.meta.remove(SCRUB);
+        let made = self.make_anew();
+        if made.is_err() {
+            self.image.meta.extend(scrub.map(|row| (SCRUB.to_owned(), row)));
+        }
+        made
+    }
+
+    fn make_anew(&mut self) -> Result<(), StoreError> {
+        file::write_aside(&*self.disk, &self.dir, NEW_FILE, &self.image)?;
+        let placed = erase::put_in_place(&*self.disk, &self.dir, NEW_FILE);
+        let old = placed.map_err(StoreError::io("replace the key store"))?;
         self.database = Some(file::open(&*self.disk, &self.dir)?);
+        if let Err(error) = old.erase(&*self.disk, &self.dir, NEW_FILE) {
+            tracing::warn!(%error, "the key store's old file could not be overwritten yet");
+            self.left = true;
+        }
         self.sound = true;
         Ok(())
     }

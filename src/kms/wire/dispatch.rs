@@ -159,6 +159,10 @@ fn look_after(
         "DeleteAccessKey" => return call(request, |request| service.delete_access_key(caller, &request)),
         "NoteVolume" => return call(request, |request| service.note_volume(caller, &request)),
         "GetKeyImpact" => return call(request, |request| service.key_impact(caller, &request)),
+        "GetDeletionReceipt" => return call(request, |request| service.deletion_receipt(caller, &request)),
+        "ListDeletionReceipts" => {
+            return call(request, |request| service.list_deletion_receipts(caller, &request));
+        }
         "RetireKeyVersion" => return call(request, |request| service.retire_key_version(caller, &request)),
         "LockStore" => return Ok(answer(&service.lock_store(caller)?)?),
         _ => {}

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::kms::wire::dispatch;
+use crate::sync::atomic::Ordering;
 
 fn create(world: &World, user: &str) -> Result<CreateAccessKeyResponse, KmsError> {
     let request = CreateAccessKeyRequest { user_name: user.to_owned(), ..CreateAccessKeyRequest::default() };

@@ -118,6 +118,27 @@ fn a_large_store_stays_usable() {
         let id = list(&world, &key, &json!({"GranteePrincipal": person(ALICE)}))[0]["GrantId"].clone();
         call(&world, &world.caller, "RevokeGrant", &json!({"KeyId": key.key_id, "GrantId": id})).unwrap();
     });
+    let request = ScheduleKeyDeletionRequest {
+        key_id: keys[2].to_string(),
+        pending_window_in_days: Some(7),
+        stop_if_unwritten: false,
+    };
+    service.schedule_key_deletion(&world.caller, &request).unwrap();
+    world.clock.advance(jiff::SignedDuration::from_hours(7 * 24));
+    let mut slowest = std::time::Duration::ZERO;
+    std::thread::scope(|scope| {
+        let scrub = scope.spawn(|| {
+            let started = Instant::now();
+            service.tick();
+            println!("a key destroyed and scrubbed in {:?}", started.elapsed());
+        });
+        while !scrub.is_finished() {
+            let started = Instant::now();
+            grant(&world, &key, &["Decrypt"], &json!({})).unwrap();
+            slowest = slowest.max(started.elapsed());
+        }
+    });
+    println!("slowest CreateGrant meanwhile: {slowest:?}");
     time("DisableKey and EnableKey", 5, &mut |_| {
         service.disable_key(&world.caller, &named(&key)).unwrap();
         service.enable_key(&world.caller, &named(&key)).unwrap();

@@ -3,6 +3,7 @@
 mod access;
 mod access_keys;
 mod behalf;
+mod destruction;
 mod grants;
 mod imports;
 mod kinds;
