@@ -66,7 +66,9 @@ fn a_dependence_is_counted() {
     let secret = black_box([3u8; 1]);
     make_secret(&secret);
     let before = dependences();
-    if black_box(secret[0]) > 2 {
+    // SAFETY: a reference. Volatile: the compiler knows that the bytes have not changed.
+    let read = unsafe { std::ptr::read_volatile(&raw const secret[0]) };
+    if read > 2 {
         black_box(0);
     }
     assert_eq!(dependences() - before, 1);
@@ -139,7 +141,8 @@ impl Batch {
                 tag,
             })
             .collect();
-        kernel.open(&self.key, &mut batch).unwrap();
+        // The verdict is secret, so to look at it here would be one more dependence.
+        let _ = black_box(kernel.open(&self.key, &mut batch));
     }
 }
 

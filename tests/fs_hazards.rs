@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use kmsfs::clock::SystemClock;
 use kmsfs::format::PAGE_LEN;
-use kmsfs::fs::{Fs, FsError, NewMode, ROOT_INO, Requester, SetAttr, SetTime, Time, Volume, Watcher};
+use kmsfs::fs::{
+    Fs, FsError, NewMode, ROOT_INO, Requester, SetAttr, SetTime, Time, Volume, WRAP_XATTR, Watcher, Wrapping,
+};
 use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
 use kmsfs::kms::{
     Caller, Costs, DataKey, EncryptionContext, KeyMetadata, KeyWatcher, Service, StoreOptions, UnlockSecret,
@@ -286,6 +288,8 @@ fn many_open_files_leave_fewer_descriptors_to_inodes() {
     const LIMIT: u64 = 400;
     let bench = Bench::new();
     let fs = bench.mount_within(LIMIT);
+    let settling = Arc::clone(&fs);
+    let settler = std::thread::spawn(move || settling.run_settler());
     let held = || bench.descriptors();
     let files: Vec<_> = (0..LIMIT * 3 / 4).map(|i| write(&fs, &i.to_string(), 0, b"contents")).collect();
     assert!(held() <= LIMIT, "{} descriptors", held());
@@ -295,6 +299,8 @@ fn many_open_files_leave_fewer_descriptors_to_inodes() {
         fs.release(fh);
     }
     assert!(held() <= LIMIT, "{} descriptors", held());
+    fs.stop_settler();
+    settler.join().unwrap();
 }
 
 #[test]
@@ -362,6 +368,7 @@ fn a_tree_may_be_larger_than_the_limit_of_descriptors() {
 struct Halting {
     provider: Arc<dyn Provider>,
     wanted: AtomicU32,
+    described: AtomicU32,
     /// Met twice: when the first data key is wanted, and when it may be had.
     meeting: Barrier,
 }
@@ -387,6 +394,7 @@ impl Provider for Halting {
     }
 
     fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError> {
+        self.described.fetch_add(1, Ordering::SeqCst);
         self.provider.describe_key(key)
     }
 
@@ -405,7 +413,12 @@ fn a_file_that_is_just_being_created_is_not_begun_a_second_time_by_the_recovery(
     // That mount ends in a crash.
     drop(bench.mount());
     let provider = Arc::clone(&bench.provider);
-    let halting = Arc::new(Halting { provider, wanted: AtomicU32::new(0), meeting: Barrier::new(2) });
+    let halting = Arc::new(Halting {
+        provider,
+        wanted: AtomicU32::new(0),
+        described: AtomicU32::new(0),
+        meeting: Barrier::new(2),
+    });
     let volume = Volume::open(&bench.volume(), &*bench.provider, false).unwrap();
     let fs = Fs::new(volume, Arc::<Halting>::clone(&halting), &bench.dir.path().join("mnt"), 1000).unwrap();
     assert!(fs.volume().is_recovering());
@@ -426,4 +439,45 @@ fn a_file_that_is_just_being_created_is_not_begun_a_second_time_by_the_recovery(
     // In a crash.
     drop(fs);
     assert_eq!(read(&bench.mount(), "a", 0, 8).unwrap(), b"contents");
+}
+
+#[test]
+fn wrapping_many_files_anew_asks_for_the_key_once() {
+    let bench = Bench::new();
+    let provider = Arc::clone(&bench.provider);
+    let asked = Arc::new(Halting {
+        provider,
+        // None is held back.
+        wanted: AtomicU32::new(1),
+        described: AtomicU32::new(0),
+        meeting: Barrier::new(2),
+    });
+    let volume = Volume::open(&bench.volume(), &*bench.provider, false).unwrap();
+    let fs = Fs::new(volume, Arc::<Halting>::clone(&asked), &bench.dir.path().join("mnt"), 1000).unwrap();
+    let files: Vec<u64> = (0..5)
+        .map(|i| {
+            let (attr, fh) = fs.create(me(), ROOT_INO, OsStr::new(&i.to_string()), mode(0o600)).unwrap();
+            fs.release(fh);
+            attr.ino
+        })
+        .collect();
+    let rewrap = |ino: u64| fs.setxattr(me(), ino, OsStr::new(WRAP_XATTR), b"", 0).unwrap();
+    let version = |ino: u64| {
+        let value = fs.getxattr(ino, OsStr::new(WRAP_XATTR)).unwrap();
+        serde_json::from_slice::<Wrapping>(&value).unwrap().key_version
+    };
+    for round in 2..4 {
+        let request = bench.key_request();
+        bench.service.rotate_key_on_demand(&Caller::current(), &request).unwrap();
+        let before = asked.described.swap(0, Ordering::SeqCst);
+        assert!(before <= 1, "asked {before} times");
+        for ino in &files {
+            rewrap(*ino);
+            assert_eq!(version(*ino), round);
+        }
+    }
+    assert_eq!(asked.described.load(Ordering::SeqCst), 1);
+    // What is not behind is asked about each time: there may be a newer version.
+    rewrap(files[0]);
+    assert_eq!(asked.described.load(Ordering::SeqCst), 2);
 }

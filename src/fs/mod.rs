@@ -75,6 +75,7 @@ use keys::Gates;
 use open_file::Handle;
 use readdir::Listing;
 use recount::Recounts;
+use rewrap::KnownVersions;
 use settler::Settler;
 use unwritten::Room;
 use usage::Usage;
@@ -116,6 +117,7 @@ pub struct Fs {
     volume: Volume,
     provider: Arc<dyn Provider>,
     key_access: KeyAccess,
+    versions: KnownVersions,
     /// How long data keys are used without asking the key service again.
     key_ttl: Duration,
     cache: KeyCache,
@@ -168,6 +170,7 @@ impl Fs {
         Ok(Self {
             provider,
             key_access: KeyAccess::default(),
+            versions: KnownVersions::default(),
             key_ttl: CacheSettings::default().max_age,
             cache: KeyCache::new(CacheSettings::default()),
             gates: Gates::default(),

@@ -8,6 +8,7 @@
 //! wrapping all the same, before that takes the old one's place: the header's seal, which covers the
 //! wrapping, is made with it, and what does not open must not be stored.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::format::schedule::FileKeys;
 use crate::format::slot::Wrapped;
 use crate::kms::FileAccess;
 use crate::secret::Key;
-use crate::sync::write_within;
+use crate::sync::{Mutex, write_within};
 
 /// Which master key wraps a file's data key, or on the root the volume's, as JSON: a [`Wrapping`].
 /// Set on a file, it wraps the data key anew, by the named master key, or with an empty value by the
@@ -53,6 +54,26 @@ impl Wrapping {
     /// That of a wrapped key.
     pub(super) fn of(wrapped: &Wrapped) -> Self {
         Self { key_arn: wrapped.key_arn.clone(), key_version: wrapped.key_version }
+    }
+}
+
+/// Versions that master keys are known to have, by the keys' ARNs. A key only gets newer ones, so what
+/// is wrapped by an older one, or by another key, is to be wrapped anew without asking: an answer waits
+/// for the audit log's disk.
+#[derive(Default)]
+pub(super) struct KnownVersions(Mutex<HashMap<String, u32>>);
+
+impl KnownVersions {
+    fn note(&self, arn: &str, version: u32) {
+        let mut known = self.0.lock();
+        let newest = known.entry(arn.to_owned()).or_default();
+        *newest = version.max(*newest);
+    }
+
+    /// Whether it is certain that the newest version of `key` is not what wraps this.
+    fn are_behind(&self, key: &str, wrapped: &Wrapped) -> bool {
+        let known = self.0.lock().get(key).copied();
+        known.is_some_and(|newest| key != wrapped.key_arn || newest > wrapped.key_version)
     }
 }
 
@@ -230,15 +251,21 @@ impl Fs {
         asker: &Asker,
     ) -> FsResult<Option<(Wrapped, Key)>> {
         let key = if key.is_empty() { &before.key_arn } else { key };
-        let wanted = self.provider.describe_key(key)?;
-        if wanted.arn == before.key_arn && wanted.current_key_material_version == before.key_version {
-            return Ok(None);
-        }
-        for arn in [&before.key_arn, &wanted.arn] {
+        let wanted = if self.versions.are_behind(key, before) {
+            key.to_owned()
+        } else {
+            let wanted = self.provider.describe_key(key)?;
+            self.versions.note(&wanted.arn, wanted.current_key_material_version);
+            if wanted.arn == before.key_arn && wanted.current_key_material_version == before.key_version {
+                return Ok(None);
+            }
+            wanted.arn
+        };
+        for arn in [&before.key_arn, &wanted] {
             self.gates.of(arn).check_program()?;
         }
         let context = file_context(head.volume, head.object);
-        let blob = asker.provider.rewrap(&before.blob, &context, &wanted.arn)?;
+        let blob = asker.provider.rewrap(&before.blob, &context, &wanted)?;
         let opened = asker.provider.unwrap(&blob, &context)?;
         let wrapped = Wrapped { key_arn: opened.key_arn, key_version: opened.key_version, blob };
         Ok(Some((wrapped, opened.plaintext)))

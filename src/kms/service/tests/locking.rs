@@ -119,6 +119,8 @@ fn a_locked_store_refuses_what_needs_keys_or_writes_and_answers_the_rest() {
         "DescribeCustomKeyStores",
         "ListAccessKeys",
         "GetKeyImpact",
+        "GetDeletionReceipt",
+        "ListDeletionReceipts",
     ]);
     assert_eq!(answered, expected);
     assert_eq!(world.service().describe_key(&world.caller, &named(&key)).unwrap(), key);
@@ -272,7 +274,7 @@ fn what_fell_due_while_locked_is_done_before_mounts_are_let_in() {
     service.tick();
     assert_eq!(world.state(&doomed), KeyState::PendingDeletion, "deletions wait for the root key");
     world.unlock();
-    assert_eq!(*mount.told.lock(), ["lock", "cut Some(PendingImport)", "unlock"]);
+    assert_eq!(*mount.told.lock(), ["lock", "cut None", "cut Some(PendingImport)", "unlock"]);
     assert_eq!(world.state(&expiring), KeyState::PendingImport);
     let gone = service.describe_key(&world.caller, &named(&doomed)).unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
