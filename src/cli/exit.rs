@@ -50,6 +50,7 @@ pub(super) enum Code {
     NotAllLocked = 38,
     NotReencrypted = 39,
     Unwritten = 40,
+    KeysMissing = 41,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.

@@ -14,6 +14,7 @@
 
 mod backup;
 mod disk;
+mod envelope;
 mod error;
 mod file;
 mod header;
@@ -51,6 +52,7 @@ use writer::{Importance, Writer};
 
 pub(super) use backup::{Over, Written};
 pub use disk::{Disk, SystemDisk};
+pub use envelope::{open_key, seal_key};
 pub use error::StoreError;
 pub(super) use ledger::{Accompanied, Pending};
 pub(super) use record::{
