@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use common::World;
 use rustix::fs::XattrFlags;
@@ -190,6 +191,48 @@ fn a_bundle_that_is_changed_cut_or_sealed_otherwise_changes_nothing() {
     moving.new.try_run(&["mount", "vol", "vol.mnt"]).fails(FOREIGN, &["another key store"]);
     moving.import();
     check(&moving.new.mount("vol", &[]));
+}
+
+#[test]
+fn a_killed_import_goes_on_where_it_ended() {
+    let Some(moving) = begin("a_killed_import_goes_on") else { return };
+    let mount = moving.old.mount("vol", &[]);
+    for index in 0..300 {
+        fs::write(mount.join(format!("many-{index}")), "x").unwrap();
+    }
+    moving.old.umount(&mount);
+    moving.export();
+    moving.copy();
+    moving.lose_the_old_store();
+    let (vol, bundle, secret) = (moving.new.path("vol"), text(&moving.bundle), text(&moving.secret));
+    let arguments =
+        ["volume", "import", text(&vol), bundle, "--key", "alias/new", "--bundle-passphrase-file"];
+    let own_key = |volume: &Path| fs::read(volume.join("kmsfs.volume")).unwrap();
+    let before = own_key(&vol);
+    let mut begun = 0;
+    for step in 0..12 {
+        let mut child = moving.new.command(&[&arguments[..], &[secret]].concat()).spawn().unwrap();
+        if step < 6 {
+            // Some of them once the import is writing.
+            while own_key(&vol) == before && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(step * 10));
+        } else {
+            std::thread::sleep(Duration::from_millis(step * 20));
+        }
+        child.kill().unwrap();
+        begun += u32::from(child.wait().unwrap().code().is_none());
+    }
+    assert!(begun > 0, "no import was killed");
+    let last = moving.import();
+    let done = |member: &str| last[member].as_u64().unwrap();
+    assert_eq!(done("Imported") + done("Already"), 307, "every name: {last}");
+    let mount = moving.new.mount("vol", &[]);
+    check(&mount);
+    for index in 0..300 {
+        assert_eq!(fs::read(mount.join(format!("many-{index}"))).unwrap(), b"x");
+    }
 }
 
 #[test]
