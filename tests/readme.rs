@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 
 /// Commands that have commands of their own.
-const GROUPS: [&str; 11] = [
+const GROUPS: [&str; 12] = [
     "access-key",
     "alias",
     "custom-key-store",
@@ -21,6 +21,7 @@ const GROUPS: [&str; 11] = [
     "policy",
     "store",
     "tag",
+    "volume",
 ];
 
 #[test]
@@ -39,7 +40,7 @@ fn every_command_in_the_readme_exists() {
 
 #[test]
 fn every_command_in_the_pages_about_backups_and_keys_exists() {
-    for page in ["docs/BACKUP.md", "docs/KEYS.md"] {
+    for page in ["docs/BACKUP.md", "docs/KEYS.md", "docs/MOVING.md"] {
         let commands = commands(&fs::read_to_string(root().join(page)).unwrap());
         assert!(commands.len() >= 6, "{page}: {commands:?}");
         for (command, options) in commands {

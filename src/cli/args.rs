@@ -16,6 +16,7 @@ use super::lock::LockWhen;
 use super::serve::Serve;
 use super::settings::idle_timeout;
 use super::store_args::StoreCommand;
+use super::volume_args::VolumeCommand;
 
 /// Encrypt a directory, file by file, under keys that can be switched off.
 ///
@@ -136,7 +137,7 @@ pub(super) enum Command {
     /// Look at the log of all calls of the key store, and verify it
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// Show and forget the volumes that use the key store
+    /// Show and forget the volumes that use the key store, and take one to another key store
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// Count anew what wraps the files of a volume
@@ -315,20 +316,6 @@ pub(super) struct Rewrap {
     pub(super) rate: Option<u32>,
 }
 
-/// What to do with the volumes that the key store knows.
-#[derive(Debug, Subcommand)]
-pub(super) enum VolumeCommand {
-    /// List the volumes, where they are or were last, and how many files they have
-    List,
-    /// Forget a volume that is gone for good, or counts no more
-    ///
-    /// It is remembered again when it is mounted.
-    Forget {
-        /// Its id
-        volume: String,
-    },
-}
-
 /// What to do with files.
 #[derive(Debug, Subcommand)]
 pub(super) enum FileCommand {
@@ -475,7 +462,8 @@ Exit codes:
   38  a mount did not answer when the key store was locked: its files may still be readable
   39  files could not be encrypted anew; they are named
   40  changes to files could not be written, so the key stays as it is
-  41  a receipt of a deleted key is not genuine";
+  41  a receipt of a deleted key is not genuine
+  42  the keys of files are missing; they are named";
 
 #[cfg(test)]
 mod tests {

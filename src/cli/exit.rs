@@ -51,6 +51,7 @@ pub(super) enum Code {
     NotReencrypted = 39,
     Unwritten = 40,
     NotVerified = 41,
+    KeysMissing = 42,
 }
 
 /// An error for a person: what is wrong and what to do next, on one line.

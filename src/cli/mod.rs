@@ -7,6 +7,7 @@ mod args;
 mod audit;
 mod audit_args;
 mod bench;
+mod bundle;
 mod consequences;
 mod custom_key_store;
 mod dead_mount;
@@ -43,6 +44,7 @@ mod store;
 mod store_args;
 mod tag;
 mod volume;
+mod volume_args;
 mod volumes;
 
 use std::process::ExitCode;
@@ -53,6 +55,7 @@ use args::{Arguments, Command, FileCommand};
 use exit::{CliError, CliResult, Code};
 use key_args::KeyCommand;
 use output::Output;
+use volume_args::VolumeCommand;
 
 use crate::crypto::aead;
 use crate::sys::process;
@@ -124,7 +127,9 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
         Command::File(FileCommand::SetKey(asked)) => return rewrap::set_key(global, &asked, output),
         Command::Scrub(scrub) => return scrub::scrub(global, &scrub, output),
         Command::Reindex { path } => return volumes::reindex(global, &path, output),
-        Command::Volume(command) => volumes::run(global, &command, output),
+        Command::Volume(VolumeCommand::Export(asked)) => return bundle::export(global, &asked, output),
+        Command::Volume(VolumeCommand::Import(asked)) => return bundle::import(global, &asked, output),
+        Command::Volume(VolumeCommand::Known(command)) => volumes::run(global, &command, output),
         Command::Init(init) => volume::init(global, &init, output),
         Command::Mount(mount) => mount::mount(global, &mount),
         Command::Umount(umount) => volume::umount(&umount),

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::args::Global;
 use super::exit::{CliError, CliResult, Code};
+use super::volume_args::BundleSecret;
 use crate::kms::{UnlockSecret, parse_recovery_key};
 use crate::secret::Passphrase;
 
@@ -65,6 +66,34 @@ pub(super) fn new_secret(passphrase_file: Option<&Path>, key_file: Option<&Path>
     }
 }
 
+/// Whether a bundle is being sealed or opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BundlePurpose {
+    Seal,
+    Open,
+}
+
+/// The secret of a bundle of data keys: from one of its files, or asked for. It is no key store's.
+pub(super) fn bundle_secret(given: &BundleSecret, purpose: BundlePurpose) -> CliResult<UnlockSecret> {
+    if let Some(path) = &given.bundle_passphrase_file {
+        return passphrase(read_file(path)?);
+    }
+    if let Some(path) = &given.bundle_key_file {
+        return Ok(UnlockSecret::KeyFile(Passphrase::new(read_file(path)?)));
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::new(
+            Code::NoSecret,
+            "no passphrase was given for the bundle and there is no terminal to ask at; use \
+             --bundle-passphrase-file or --bundle-key-file",
+        ));
+    }
+    match purpose {
+        BundlePurpose::Open => check(prompt("Passphrase of the bundle: ")?),
+        BundlePurpose::Seal => check(repeated(prompt("Passphrase for the bundle: ")?)?),
+    }
+}
+
 fn recovery_key(text: Passphrase) -> CliResult<UnlockSecret> {
     let key = parse_recovery_key(&text).map_err(|e| CliError::new(Code::WrongSecret, e.to_string()))?;
     Ok(UnlockSecret::RecoveryKey(key))
@@ -78,13 +107,6 @@ fn ask(purpose: Purpose) -> CliResult<UnlockSecret> {
              --recovery-key-file, --passphrase-command or KMSFS_PASSPHRASE",
         ));
     }
-    let prompt = |text: &str| {
-        let line = rpassword::prompt_password(text);
-        let line = line.map_err(|e| {
-            CliError::new(Code::NoSecret, format!("the passphrase could not be read: {e}; give it in a file"))
-        })?;
-        Ok::<_, CliError>(Passphrase::new(line.into_bytes()))
-    };
     let first = match purpose {
         Purpose::Unlock => prompt("Passphrase of the key store: ")?,
         Purpose::Create => prompt("Passphrase for the new key store: ")?,
@@ -94,10 +116,22 @@ fn ask(purpose: Purpose) -> CliResult<UnlockSecret> {
     if purpose == Purpose::Unlock && parse_recovery_key(&first).is_ok() {
         return recovery_key(first);
     }
-    if purpose != Purpose::Unlock && first != prompt("The same again: ")? {
+    check(if purpose == Purpose::Unlock { first } else { repeated(first)? })
+}
+
+fn prompt(text: &str) -> CliResult<Passphrase> {
+    let line = rpassword::prompt_password(text).map_err(|e| {
+        CliError::new(Code::NoSecret, format!("the passphrase could not be read: {e}; give it in a file"))
+    })?;
+    Ok(Passphrase::new(line.into_bytes()))
+}
+
+/// A new passphrase, if it is typed again alike.
+fn repeated(first: Passphrase) -> CliResult<Passphrase> {
+    if first != prompt("The same again: ")? {
         return Err(CliError::new(Code::NoSecret, "the two passphrases differ; start again"));
     }
-    check(first)
+    Ok(first)
 }
 
 fn passphrase(mut bytes: Vec<u8>) -> CliResult<UnlockSecret> {

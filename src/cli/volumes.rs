@@ -9,13 +9,14 @@ use std::time::Duration;
 use rustix::fs::XattrFlags;
 use serde::Serialize;
 
-use super::args::{Global, VolumeCommand};
+use super::args::Global;
 use super::exit::{CliError, CliResult, Code};
 use super::fsck::{printable, stop_flag};
 use super::impact::{state, when};
 use super::key_store::KeyStore;
 use super::output::{Output, count, table};
 use super::rewrap::Reached;
+use super::volume_args::KnownCommand;
 use crate::fs::{Census, INDEX_XATTR, IndexInfo};
 use crate::kms::api::{Empty, ForgetVolumeRequest, KnownVolume, ListVolumesResponse};
 
@@ -24,17 +25,17 @@ const POLL: Duration = Duration::from_millis(50);
 /// Bytes that the state of an index takes at most.
 const MAX_LEN: usize = 4096;
 
-pub(super) fn run(global: &Global, command: &VolumeCommand, output: &Output) -> CliResult<()> {
+pub(super) fn run(global: &Global, command: &KnownCommand, output: &Output) -> CliResult<()> {
     let store = KeyStore::open(global)?;
     match command {
-        VolumeCommand::List => {
+        KnownCommand::List => {
             let known: ListVolumesResponse = store.look_after("ListVolumes", &Empty {})?;
             output.print(&known, |known| {
                 let rows: Vec<_> = known.volumes.iter().map(row).collect();
                 table(&["VOLUME", "STATE", "FILES", "LAST SEEN", "PLACE"], &rows)
             })
         }
-        VolumeCommand::Forget { volume } => {
+        KnownCommand::Forget { volume } => {
             let request = ForgetVolumeRequest { volume_id: volume.clone() };
             let forgotten: Empty = store.look_after("ForgetVolume", &request)?;
             output.print(&forgotten, |_| vec![format!("forgot {volume}, until it is mounted again")])

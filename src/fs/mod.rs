@@ -19,6 +19,7 @@ mod io;
 mod keep;
 mod keys;
 mod lookup;
+mod objects;
 mod open_file;
 mod privileges;
 mod readdir;

@@ -123,7 +123,7 @@ impl Volume {
         Self::check_creatable(path)?;
         let default_key = provider.describe_key(default_key)?.arn;
         let id = Id::random().map_err(|e| VolumeError::Io(shown.clone(), io::Error::other(e)))?;
-        let own_key = provider.create_internal_key(&format!("kmsfs volume {id}"))?;
+        let own_key = provider.create_internal_key(&own_key_description(id))?;
         let made = provider.generate_data_key(&own_key.key_id.to_string(), &context(id))?;
         let keys = VolumeKeys::derive(&made.plaintext, id);
         let wrapped = Wrapped { key_arn: made.key_arn, key_version: made.key_version, blob: made.blob };
@@ -323,7 +323,21 @@ impl Volume {
         if newest == before.key_version {
             return Ok(());
         }
-        let blob = provider.rewrap(&before.blob, &context(self.id), &before.key_arn)?;
+        self.rewrap_by(provider, &before, &before.key_arn)
+    }
+
+    /// Wraps the volume key by a new key of the volume's own in another key store, durably. `provider`
+    /// opens what wraps it now, and wraps by the other store's keys.
+    ///
+    /// # Errors
+    /// As [`Volume::rewrap`].
+    pub fn move_to_own_key(&self, provider: &dyn Provider) -> FsResult<()> {
+        let own_key = provider.create_internal_key(&own_key_description(self.id))?;
+        self.rewrap_by(provider, &self.wrapped(), &own_key.arn)
+    }
+
+    fn rewrap_by(&self, provider: &dyn Provider, before: &Wrapped, key: &str) -> FsResult<()> {
+        let blob = provider.rewrap(&before.blob, &context(self.id), key)?;
         let opened = provider.unwrap(&blob, &context(self.id))?;
         // What does not open must not take the place of what does.
         VolumeKeys::derive_checked(&opened.plaintext, self.id, &self.keys.commitment)?;
@@ -421,6 +435,11 @@ impl Volume {
         page.sequence = sequence;
         Ok(())
     }
+}
+
+/// How the master key of a volume's own is described.
+fn own_key_description(volume: Id) -> String {
+    format!("kmsfs volume {volume}")
 }
 
 fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {

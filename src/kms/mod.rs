@@ -47,7 +47,7 @@ pub use spec::{KeySpec, KeyUsage, Origin};
 pub use state::{KeyManager, KeyState, Operation, check as check_state};
 pub use store::{
     Disk, MIN_KEY_FILE, NotARecoveryKey, Restored, SlotInfo, SlotKind, StoreError, StoreOptions, SystemDisk,
-    UnlockSecret, new_recovery_key, parse_recovery_key, restore, store_exists,
+    UnlockSecret, new_recovery_key, open_key, parse_recovery_key, restore, seal_key, store_exists,
 };
 pub use watch::{
     CutReport, KeyWatcher, MountStatus, OpenHandles, Unwritten, VolumeFiles, WatchGuard, WrappedFiles,

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use super::cache::master;
 use super::{Provider, ProviderError, check_waiting};
 use crate::kms::api::{
-    AuthorizeOpenRequest, CreateKeyRequest, KeyRequest, NoteVolumeRequest, ReEncryptRequest,
+    AuthorizeOpenRequest, CreateKeyRequest, EncryptRequest, KeyRequest, NoteVolumeRequest, ReEncryptRequest,
+    SecretBytes,
 };
 use crate::kms::{
     Caller, DataKey, EncryptionContext, KeyManager, KeyMetadata, KeyWatcher, OnBehalf, Service,
     UnwrappedDataKey,
 };
+use crate::secret::Key;
 
 /// Calls a [`Service`] in process: no copies of plaintext, microseconds per call.
 #[derive(Debug, Clone)]
@@ -43,6 +45,16 @@ impl Provider for Embedded {
         check_waiting(|| self.may_wait(Some(key)) || self.may_wait(master(blob).as_deref()))?;
         let request = same_context(blob, context, key);
         Ok(self.service.re_encrypt(&self.caller, &request)?.ciphertext_blob)
+    }
+
+    fn wrap_data_key(
+        &self,
+        key: &str,
+        data_key: &Key,
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, ProviderError> {
+        check_waiting(|| self.may_wait(Some(key)))?;
+        Ok(self.service.encrypt(&self.caller, &encryption_of(key, data_key, context))?.ciphertext_blob)
     }
 
     fn describe_key(&self, key: &str) -> Result<KeyMetadata, ProviderError> {
@@ -86,6 +98,16 @@ pub(super) fn same_context(blob: &[u8], context: &EncryptionContext, key: &str) 
         destination_key_id: key.to_owned(),
         destination_encryption_context: context.clone(),
         ..ReEncryptRequest::default()
+    }
+}
+
+/// The request to wrap a data key that the caller has.
+pub(super) fn encryption_of(key: &str, data_key: &Key, context: &EncryptionContext) -> EncryptRequest {
+    EncryptRequest {
+        key_id: key.to_owned(),
+        plaintext: SecretBytes::new(data_key.expose().to_vec()),
+        encryption_context: context.clone(),
+        ..EncryptRequest::default()
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::kms::api::NoteVolumeRequest;
 use crate::kms::{DataKey, EncryptionContext, KeyMetadata, KeyWatcher, OnBehalf, UnwrappedDataKey};
+use crate::secret::Key;
 
 pub use cache::{CacheSettings, CachedDataKey, KeyCache};
 pub use client::{CALL_TIMEOUT, SocketClient};
@@ -44,6 +45,21 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// Any [`ProviderError`], for either key.
     fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError>;
+
+    /// Wraps a data key that was not made here, by the newest version of `key` (id, ARN or alias) and
+    /// bound to `context`.
+    ///
+    /// # Errors
+    /// Any [`ProviderError`] but `InvalidCiphertext`; `Other` from a key service that cannot.
+    fn wrap_data_key(
+        &self,
+        key: &str,
+        _data_key: &Key,
+        _context: &EncryptionContext,
+    ) -> Result<Vec<u8>, ProviderError> {
+        let message = format!("the key service wraps nothing by {key} that it did not make");
+        Err(ProviderError::Other(message.into()))
+    }
 
     /// What is known about `key` (id, ARN or alias).
     ///

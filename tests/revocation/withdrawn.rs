@@ -14,7 +14,7 @@ use kmsfs::clock::ManualClock;
 use kmsfs::kms::{Service, UnlockSecret};
 use kmsfs::secret::Passphrase;
 use kmsfs::server::Server;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
 
 use crate::accesses::use_beside;
@@ -93,7 +93,7 @@ fn a_permission_that_is_withdrawn_counts_at_the_next_opening_and_for_its_key_alo
             });
         };
         disturbs_nothing(&|| world.put_whole_policy("alias/secret", &[all.clone(), no_use.clone()]));
-        world.put_whole_policy("alias/secret", &[all.clone()]);
+        world.put_whole_policy("alias/secret", std::slice::from_ref(&all));
         clear(&dir);
 
         world.put_whole_policy("alias/secret", &[managing]);
@@ -149,6 +149,15 @@ impl Serving {
         serving
     }
 
+    /// Waits until the signal has had its effect on all threads.
+    fn wait_for(&mut self, signal: Signal) {
+        if signal == Signal::STOP {
+            waitpid(Some(Pid::from_child(&self.0)), WaitOptions::UNTRACED).unwrap();
+        } else {
+            self.0.wait().unwrap();
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
@@ -175,9 +184,7 @@ fn without_the_service(test: &str, options: &str, check: impl Fn(&str, &Path, us
         let (mount, dir) = mount_with(&world, options);
         let begun = every_use(&dir);
         serving.signal(end);
-        if end != Signal::STOP {
-            serving.0.wait().unwrap();
-        }
+        serving.wait_for(end);
         check(way, &dir, begun);
         if end == Signal::STOP {
             serving.signal(Signal::CONT);

@@ -149,7 +149,7 @@ impl Service {
 
     /// What receipts are verified with.
     pub(super) fn receipt_key(&self) -> Result<ReceiptKey, KmsError> {
-        self.store.with_receipt_seed(|seed| ReceiptKey::of_seed(seed).map_err(KmsError::from))
+        self.store.with_receipt_seed(|seed| ReceiptKey::of_seed(seed))
     }
 
     /// The last: nothing of it is in the store's files.
@@ -163,7 +163,7 @@ impl Service {
             stores_put_aside: self.store.stores_put_aside(),
         };
         let full = Receipt { scrubbed: Some(scrubbed), copies, ..parse(text)? };
-        let signed = self.store.with_receipt_seed(|seed| full.sign(seed).map_err(KmsError::from))?;
+        let signed = self.store.with_receipt_seed(|seed| full.sign(seed))?;
         Ok(ReceiptRecord { stage: ReceiptStage::Signed(signed.to_text()?), ..receipt })
     }
 }

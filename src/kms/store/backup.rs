@@ -151,7 +151,7 @@ impl Backup {
     /// The keys that open the store, by the secret of any slot.
     pub(super) fn unlock(&self, secret: &UnlockSecret) -> Result<Sealing, StoreError> {
         let (id, _) = header::decode(&self.file, self.image.header())?;
-        let (_, root) = super::unlock(&self.image, secret)?.ok_or(StoreError::WrongSecret)?;
+        let (_, root) = super::unlocking::unlock(&self.image, secret)?.ok_or(StoreError::WrongSecret)?;
         Ok(Sealing::new(root, id))
     }
 

@@ -15,6 +15,7 @@
 
 mod backup;
 mod disk;
+mod envelope;
 mod erase;
 mod error;
 mod file;
@@ -28,13 +29,14 @@ mod restore;
 mod scrub;
 mod sealing;
 mod slot;
+mod unlocking;
 mod vault;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
 
 use redb::Database;
 
@@ -44,16 +46,18 @@ use super::schedule::Costs;
 use crate::secret::Key;
 use crate::sync::Mutex;
 use file::FILE;
-use image::{AUDIT, Edit, Image, NEXT_SLOT, SCRUB};
+use image::{AUDIT, Edit, Image, SCRUB};
 use ledger::Ledger;
 use lock::OwnerLock;
 use sealing::Sealing;
-use slot::{MAX_SLOTS, Slot};
+use slot::Slot;
+use unlocking::unlock;
 use vault::Vault;
 use writer::{Importance, Writer};
 
 pub(super) use backup::{Over, Written};
 pub use disk::{Disk, SystemDisk};
+pub use envelope::{open_key, seal_key};
 pub use error::StoreError;
 pub(super) use ledger::{Accompanied, Pending};
 pub(super) use record::{
@@ -210,83 +214,6 @@ impl Store {
     /// it can still be read, and the database gives up whoever writes to it.
     pub(super) fn start_anew(&self) {
         self.writer.lock().distrust();
-    }
-
-    /// The unlock slots, by number.
-    pub(super) fn slots(&self) -> Result<Vec<SlotInfo>, StoreError> {
-        let writer = self.writer.lock();
-        let slots = writer.image().slots.iter();
-        slots.map(|(id, bytes)| Ok(SlotInfo { id: *id, kind: Slot::parse(bytes)?.kind() })).collect()
-    }
-
-    /// Number of the unlock slot that `secret` opens.
-    pub(super) fn slot_of(&self, secret: &UnlockSecret) -> Result<Option<u32>, StoreError> {
-        Ok(self.try_secret(secret)?.map(|(slot, _)| slot))
-    }
-
-    /// Lets go of the root key and all keys derived from it but the audit log's. Answers what is left of
-    /// them as long as an operation that has begun has them.
-    pub(super) fn lock(&self) -> Weak<impl Sized> {
-        // Whoever commits has the keys until it is done.
-        let _writer = self.writer.lock();
-        self.vault.lock()
-    }
-
-    /// Takes the keys back, with the secret of any slot.
-    pub(super) fn unlock(&self, secret: &UnlockSecret) -> Result<(), StoreError> {
-        let (_, root) = self.try_secret(secret)?.ok_or(StoreError::WrongSecret)?;
-        self.vault.unlock(Sealing::new(root, self.id));
-        Ok(())
-    }
-
-    fn try_secret(&self, secret: &UnlockSecret) -> Result<Option<(u32, Key)>, StoreError> {
-        let _trying = self.trying.lock();
-        // A copy: stretching a passphrase takes its time.
-        let image = self.writer.lock().image().clone();
-        unlock(&image, secret)
-    }
-
-    /// Adds an unlock slot, in place of another if one is named; answers its number.
-    pub(super) fn add_slot(
-        &self,
-        secret: &UnlockSecret,
-        costs: Costs,
-        instead_of: Option<u32>,
-    ) -> Result<u32, StoreError> {
-        let sealing = self.vault.sealing()?;
-        let mut writer = self.writer.lock();
-        let image = writer.image();
-        if instead_of.is_some_and(|old| !image.slots.contains_key(&old)) {
-            return Err(NO_SUCH_SLOT);
-        }
-        if instead_of.is_none() && image.slots.len() >= MAX_SLOTS {
-            return Err(StoreError::Invalid(
-                "the key store has all of its 16 unlock slots: remove one first",
-            ));
-        }
-        let numbers = image.next_slot().and_then(|id| Some((id, id.checked_add(1)?)));
-        let (id, next) = numbers.ok_or(StoreError::Invalid("the numbers of unlock slots have run out"))?;
-        let bytes = slot::seal(image.header(), id, secret, costs, &sealing.keys.root)?;
-        let mut edits = vec![Edit::Slot(id, Some(bytes)), next_slot(next)];
-        // Else the secret of then opens what is left of it in the file.
-        edits.extend(instead_of.into_iter().flat_map(|old| [Edit::Slot(old, None), to_be_scrubbed()]));
-        self.write(&mut writer, edits, &[], Importance::Vital)?;
-        Ok(id)
-    }
-
-    /// Removes an unlock slot; the last one stays.
-    pub(super) fn remove_slot(&self, id: u32) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock();
-        let image = writer.image();
-        if image.slots.len() <= 1 {
-            return Err(StoreError::Invalid("this is the only unlock slot: add another first"));
-        }
-        if !image.slots.contains_key(&id) {
-            return Err(NO_SUCH_SLOT);
-        }
-        let next = image.next_slot().unwrap_or(u32::MAX);
-        let edits = vec![Edit::Slot(id, None), to_be_scrubbed(), next_slot(next)];
-        self.write(&mut writer, edits, &[], Importance::Ordinary)
     }
 
     /// Writes a backup of what was acknowledged.
@@ -478,20 +405,6 @@ impl Drop for Store {
 }
 
 const NO_SUCH_SLOT: StoreError = StoreError::Invalid("no unlock slot of this number: list them");
-
-/// The slot that `secret` opens, and the root key in it.
-fn unlock(image: &Image, secret: &UnlockSecret) -> Result<Option<(u32, Key)>, StoreError> {
-    for (id, bytes) in &image.slots {
-        if let Some(root) = Slot::parse(bytes)?.open(image.header(), *id, secret) {
-            return Ok(Some((*id, root)));
-        }
-    }
-    Ok(None)
-}
-
-fn next_slot(number: u32) -> Edit {
-    Edit::Meta(NEXT_SLOT.to_owned(), Some(number.to_le_bytes().to_vec()))
-}
 
 fn to_be_scrubbed() -> Edit {
     Edit::Meta(SCRUB.to_owned(), Some(Vec::new()))

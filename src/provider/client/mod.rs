@@ -18,11 +18,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::embedded::{internal_key, open_of, same_context};
+use super::embedded::{encryption_of, internal_key, open_of, same_context};
 use super::{Provider, ProviderError, check_waiting};
 use crate::kms::api::{
-    DecryptRequest, DecryptResponse, Empty, GenerateDataKeyRequest, GenerateDataKeyResponse, KeyRequest,
-    KeyResponse, NoteVolumeRequest, ReEncryptResponse,
+    DecryptRequest, DecryptResponse, Empty, EncryptResponse, GenerateDataKeyRequest, GenerateDataKeyResponse,
+    KeyRequest, KeyResponse, NoteVolumeRequest, ReEncryptResponse,
 };
 use crate::kms::wire::{self, AUTHORIZE_OPEN, KMSFS, Reply, Request, TRENT};
 use crate::kms::{
@@ -158,6 +158,17 @@ impl Provider for SocketClient {
     fn rewrap(&self, blob: &[u8], context: &EncryptionContext, key: &str) -> Result<Vec<u8>, ProviderError> {
         check_waiting(|| true)?;
         let answer: ReEncryptResponse = self.typed("ReEncrypt", &same_context(blob, context, key))?;
+        Ok(answer.ciphertext_blob)
+    }
+
+    fn wrap_data_key(
+        &self,
+        key: &str,
+        data_key: &Key,
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, ProviderError> {
+        check_waiting(|| true)?;
+        let answer: EncryptResponse = self.typed("Encrypt", &encryption_of(key, data_key, context))?;
         Ok(answer.ciphertext_blob)
     }
 

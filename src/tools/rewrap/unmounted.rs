@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Held, Place, Tree, Visit, present};
+use crate::format::Id;
 use crate::fs::{
     Census, FileKind, Fs, FsError, KEY_XATTR, Progress, REENCRYPT_XATTR, ROOT_INO, Requester, WRAP_XATTR,
     Wrapping,
 };
+use crate::secret::Key;
 
 /// An open volume.
 pub struct Unmounted {
@@ -54,6 +56,31 @@ impl Unmounted {
         self.fs.shut_down().map_err(into_io)?;
         self.fs.take_leave(&self.volume);
         Ok(())
+    }
+
+    /// The id of a file.
+    ///
+    /// # Errors
+    /// When its header cannot be read.
+    pub fn object_id(&self, file: &Place) -> io::Result<Id> {
+        self.fs.object_id(file.ino).map_err(into_io)
+    }
+
+    /// A file's id and data key; on the root the volume's.
+    ///
+    /// # Errors
+    /// When its header cannot be read, and those of its master key.
+    pub fn data_key(&self, place: &Place) -> io::Result<(Id, Key)> {
+        self.fs.data_key(place.ino).map_err(into_io)
+    }
+
+    /// The ARN of the master key that a directory itself is assigned; on the root the volume's default.
+    ///
+    /// # Errors
+    /// When the directory's record cannot be read.
+    pub fn assigned(&self, directory: &Place) -> io::Result<Option<String>> {
+        let value = present(self.fs.getxattr(directory.ino, OsStr::new(KEY_XATTR)).map_err(into_io))?;
+        Ok(value.map(|arn| String::from_utf8_lossy(&arn).into_owned()))
     }
 
     fn set(&self, place: &Place, name: &str, value: &str) -> io::Result<()> {
