@@ -149,7 +149,7 @@ impl Service {
 
     /// What receipts are verified with.
     pub(super) fn receipt_key(&self) -> Result<ReceiptKey, KmsError> {
-        self.store.with_receipt_seed(|seed| ReceiptKey::of_seed(seed))
+        self.store.with_receipt_seed(ReceiptKey::of_seed)
     }
 
     /// The last: nothing of it is in the store's files.
