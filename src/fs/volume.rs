@@ -330,7 +330,7 @@ impl Volume {
     /// opens what wraps it now, and wraps by the other store's keys.
     ///
     /// # Errors
-    /// As [`Volume::rewrap`].
+    /// Those of the key service, and of writing the volume's page.
     pub fn move_to_own_key(&self, provider: &dyn Provider) -> FsResult<()> {
         let own_key = provider.create_internal_key(&own_key_description(self.id))?;
         self.rewrap_by(provider, &self.wrapped(), &own_key.arn)

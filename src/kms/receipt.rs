@@ -31,7 +31,7 @@ const PEM_END: &str = "-----END PUBLIC KEY-----";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Receipt {
-    /// [`FORMAT`].
+    /// Which layout this is.
     pub format: String,
     /// Version of the program that deleted the key.
     pub program: String,
