@@ -12,7 +12,7 @@ use crate::bench::{
     Bench, FILES, PAGE, block, fingerprint, flip, lookup, me, mode, overwrite, reads_back, sample, unit,
     write,
 };
-use crate::common::World;
+use crate::common::{World, wait_until};
 
 fn kinds(report: &Report) -> Vec<(&'static str, bool)> {
     let mut kinds: Vec<_> =
@@ -22,8 +22,13 @@ fn kinds(report: &Report) -> Vec<(&'static str, bool)> {
 }
 
 fn is_clean_and_settled(bench: &Bench) -> bool {
-    let volume = Volume::open_to_check(&bench.volume(), &*bench.provider, false).unwrap();
-    !volume.is_recovering() && volume.began_settled()
+    let mut volume = None;
+    // A child that another test is just starting holds the lock for a moment.
+    wait_until("the volume is free", || {
+        volume = Volume::open_to_check(&bench.volume(), &*bench.provider, false).ok();
+        volume.is_some()
+    });
+    volume.is_some_and(|volume| !volume.is_recovering() && volume.began_settled())
 }
 
 /// A mount that ends in the middle of its work.

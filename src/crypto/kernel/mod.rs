@@ -66,7 +66,7 @@ pub const VARIABLE: &str = "KMSFS_AEAD";
 const MAX_LEN: u64 = 1 << 36;
 /// Bytes of stack that are erased after a kernel. Its frame has at most 2500 in a release build; it
 /// may have more without optimization.
-const STACK: usize = 4096;
+const STACK: usize = if cfg!(debug_assertions) { 32 << 10 } else { 4096 };
 
 /// [`VARIABLE`] names no implementation that runs on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -40,7 +40,7 @@ mod tests;
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -50,6 +50,7 @@ use super::audit::{AuditLog, DIRECTORY, EventId, EventIds, Limits, Mode, Owner, 
 use super::error::KmsError;
 use super::id::{KeyId, Realm, StoreId};
 use super::policy::{self, Identity, Policy};
+use super::receipt::ReceiptKey;
 use super::state::{self, Operation};
 use super::store::{Disk, Store, StoreError, StoreOptions, SystemDisk, UnlockSecret};
 use super::watch::{CutReport, KeyWatcher, MountStatus, WatchGuard, Watchers};
@@ -155,6 +156,8 @@ pub struct Service {
     next_flush: AtomicI64,
     /// Milliseconds since 1970 before which a scrub that failed is not tried again.
     next_scrub: AtomicI64,
+    /// Known while the store is locked, too.
+    receipt_key: OnceLock<ReceiptKey>,
     audit: AuditLog,
     /// Leads to the proxies of external key stores. No lock is held while they are asked.
     network: Arc<Network>,
@@ -439,6 +442,7 @@ impl Service {
             renewed: AtomicBool::new(false),
             next_flush: AtomicI64::new(i64::MIN),
             next_scrub: AtomicI64::new(i64::MIN),
+            receipt_key: OnceLock::new(),
             store,
             lockdown: Lockdown::new(clock.now()),
             clock,
@@ -449,6 +453,7 @@ impl Service {
             watchers: Arc::default(),
             network,
         };
+        service.receipt_key().map_err(|_| StoreError::Invalid("no key for receipts can be derived"))?;
         service.log_what_was_left();
         service.tick();
         Ok(Arc::new(service))

@@ -149,7 +149,11 @@ impl Service {
 
     /// What receipts are verified with.
     pub(super) fn receipt_key(&self) -> Result<ReceiptKey, KmsError> {
-        self.store.with_receipt_seed(ReceiptKey::of_seed)
+        if let Some(key) = self.receipt_key.get() {
+            return Ok(*key);
+        }
+        let key = self.store.with_receipt_seed(ReceiptKey::of_seed)?;
+        Ok(*self.receipt_key.get_or_init(|| key))
     }
 
     /// The last: nothing of it is in the store's files.
