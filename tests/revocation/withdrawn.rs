@@ -143,6 +143,8 @@ struct Serving(Child);
 
 impl Serving {
     fn start(world: &World) -> Self {
+        // One that was killed leaves its socket behind, which would be taken for this one's.
+        let _ = fs::remove_file(world.path("keys/socket"));
         let mut serve = world.command(&["serve"]);
         let serving = Self(serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         wait_until("the key store is served", || world.path("keys/socket").exists());
