@@ -399,11 +399,3 @@ fn random_sequences_end_as_a_model_says() {
         drop(guard);
     }
 }
-
-fn wait_until(mut done: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(std::time::Instant::now() < deadline, "waited in vain");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}

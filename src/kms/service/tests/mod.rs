@@ -63,6 +63,8 @@ impl World {
     }
 
     fn try_reopen(&mut self) -> Result<(), StoreError> {
+        // A thread that brings a mount up to date has the store for a moment longer than its mount.
+        wait_until(|| self.service.as_ref().is_none_or(|service| Arc::strong_count(service) == 1));
         self.service = None;
         self.service = Some(Service::open(self.path(), &passphrase("p"), self.clock.clone())?);
         Ok(())
@@ -83,6 +85,14 @@ impl World {
     /// Puts the key into any state, past the rules.
     fn force(&self, key: &KeyMetadata, state: state::KeyState) {
         self.service().force_state(&key.key_id, state);
+    }
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "waited in vain");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
