@@ -11,7 +11,7 @@ use super::exit::{CliError, CliResult, Code};
 use super::fsck::{Showing, stop_flag};
 use super::key_store::KeyStore;
 use super::output::{Output, count};
-use super::rewrap::{ShownLeft, tops};
+use super::rewrap::{ShownLeft, assigned, left_lines, tops};
 use crate::tools::rewrap::{Moment, Reencrypted, Tally, reencrypt};
 
 pub(super) fn set_key(global: &Global, asked: &SetKey, output: &Output) -> CliResult<ExitCode> {
@@ -86,15 +86,9 @@ impl Shown {
     }
 
     fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.left.iter().map(ShownLeft::to_string).collect();
-        if self.left_count > self.left.len() as u64 {
-            lines.push(format!("left: {} more", self.left_count - self.left.len() as u64));
-        }
+        let mut lines = left_lines(&self.left, self.left_count);
         let mut last = format!("re-encrypted {}, {} bytes", count(self.reencrypted, "file"), self.bytes);
-        if self.directories_assigned > 0 {
-            let directories = if self.directories_assigned == 1 { "directory" } else { "directories" };
-            let _ = write!(last, ", assigned the key to {} {directories}", self.directories_assigned);
-        }
+        last += &assigned(self.directories_assigned);
         if self.cancelled {
             last.push_str(" (ended by a signal; the same command goes on with the file that it was at)");
         } else if self.left_count > 0 {

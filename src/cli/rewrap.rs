@@ -294,10 +294,7 @@ impl Shown {
     }
 
     fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.left.iter().map(ShownLeft::to_string).collect();
-        if self.left_count > self.left.len() as u64 {
-            lines.push(format!("left: {} more", self.left_count - self.left.len() as u64));
-        }
+        let mut lines = left_lines(&self.left, self.left_count);
         for found in &self.found {
             let files = count(found.files, "file");
             lines.push(format!("{files} by version {} of {}", found.key_version, found.key_arn));
@@ -306,10 +303,7 @@ impl Shown {
             lines.push("what was re-wrapped may not be on disk yet; run the command again".to_owned());
         }
         let mut last = format!("re-wrapped {}", count(self.rewrapped, "file"));
-        if self.directories_assigned > 0 {
-            let directories = if self.directories_assigned == 1 { "directory" } else { "directories" };
-            let _ = write!(last, ", assigned the key to {} {directories}", self.directories_assigned);
-        }
+        last += &assigned(self.directories_assigned);
         if self.cancelled {
             last.push_str(" (ended by a signal; the same command goes on from here)");
         } else if self.left_count > 0 {
@@ -317,6 +311,24 @@ impl Shown {
         }
         lines.push(last);
         lines
+    }
+}
+
+/// A line for each file that was left, and one for those that are not listed.
+pub(super) fn left_lines(left: &[ShownLeft], count: u64) -> Vec<String> {
+    let mut lines: Vec<String> = left.iter().map(ShownLeft::to_string).collect();
+    if count > left.len() as u64 {
+        lines.push(format!("left: {} more", count - left.len() as u64));
+    }
+    lines
+}
+
+/// That directories were assigned the key, to be put behind what was done to files; empty for none.
+pub(super) fn assigned(directories: u64) -> String {
+    match directories {
+        0 => String::new(),
+        1 => ", assigned the key to 1 directory".to_owned(),
+        many => format!(", assigned the key to {many} directories"),
     }
 }
 
