@@ -349,6 +349,10 @@ impl Shared {
             self.wait_for_group(&mut queue);
             let ends = queue.end;
             let is_idle = queue.events.is_empty() && queue.failure.is_none();
+            if is_idle {
+                // Whoever hurried did so for a group that was being written already.
+                queue.urgent = false;
+            }
             drop(queue);
             if !is_idle {
                 self.attempt();
