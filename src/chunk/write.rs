@@ -10,7 +10,7 @@ use super::file::{SealedFile, Shape};
 use super::read::{BATCH, runs};
 use super::{Backing, ChunkError};
 use crate::crypto::aead::Seal;
-use crate::crypto::{NONCE_LEN, TAG_LEN};
+use crate::crypto::{NONCE_LEN, TAG_LEN, nonce};
 use crate::format::layout::UNIT_HEAD_LEN;
 use crate::format::schedule::FileKeys;
 use crate::format::unit::chunk_aad;
@@ -284,7 +284,7 @@ impl<B: Backing> SealedFile<B> {
     ) -> Result<(), ChunkError> {
         let count = units.len() / self.layout.unit_len();
         let mut nonces = [[0; NONCE_LEN]; BATCH];
-        getrandom::fill(nonces[..count].as_flattened_mut())?;
+        nonce::fresh(&mut nonces[..count])?;
         let mut aads = [[0; 16]; BATCH];
         for (aad, chunk) in aads.iter_mut().zip(first..).take(count) {
             *aad = chunk_aad(chunk, epoch);

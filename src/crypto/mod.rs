@@ -4,6 +4,7 @@
 pub mod aead;
 pub mod kdf;
 mod kernel;
+pub mod nonce;
 pub mod wrap;
 
 pub use aead::{NONCE_LEN, Nonce, OpenError, TAG_LEN, Tag};

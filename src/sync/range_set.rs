@@ -20,6 +20,9 @@ impl RangeSet {
         if let Some((&start, &end)) = self.ranges.range(..=merged.start).next_back()
             && end >= merged.start
         {
+            if end >= merged.end {
+                return;
+            }
             merged.start = start;
             merged.end = merged.end.max(end);
         }
