@@ -172,7 +172,7 @@ impl Fs {
 
     /// Closes a handle.
     pub fn release(&self, fh: u64) {
-        let Some(handle) = self.handles.write().remove(&fh) else { return };
+        let Some(handle) = self.handles.remove(fh) else { return };
         self.close_file(&handle.inode, handle.write);
     }
 
@@ -237,10 +237,7 @@ impl Fs {
         asker: Asker,
     ) -> u64 {
         self.usage.note();
-        let fh = self.new_handle_number();
-        let handle = Handle { inode, open, write, uid: by.uid, asker };
-        self.handles.write().insert(fh, Arc::new(handle));
-        fh
+        self.handles.add(Handle { inode, open, write, uid: by.uid, asker })
     }
 
     /// Makes the records of new directories durable.

@@ -12,6 +12,7 @@ mod descriptors;
 mod directory;
 pub mod disk;
 mod error;
+mod handles;
 mod index;
 mod index_file;
 mod inode;
@@ -70,6 +71,7 @@ pub use watcher::{Watcher, volume_files};
 pub use xattr::{INFO_XATTR, KEY_XATTR};
 
 use asker::Asker;
+use handles::HandleTable;
 use index::Index;
 use inode::{Inode, InodeTable};
 use keys::Gates;
@@ -125,7 +127,7 @@ pub struct Fs {
     gates: Gates,
     usage: Usage,
     inodes: InodeTable,
-    handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    handles: HandleTable<Handle>,
     listings: Mutex<HashMap<u64, Arc<Listing>>>,
     next_handle: AtomicU64,
     settler: Settler,
@@ -177,7 +179,7 @@ impl Fs {
             gates: Gates::default(),
             usage: Usage::default(),
             inodes: InodeTable::new(&volume, descriptors)?,
-            handles: RwLock::default(),
+            handles: HandleTable::default(),
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
             settler: Settler::new(descriptors / 4),
@@ -242,7 +244,7 @@ impl Fs {
     /// When something could not be made durable; the volume stays marked as interrupted then.
     pub fn shut_down(&self) -> FsResult<()> {
         self.kernel.write().take();
-        self.handles.write().clear();
+        self.handles.clear();
         if self.volume.read_only {
             return Ok(());
         }

@@ -362,7 +362,7 @@ impl Fs {
     }
 
     pub(super) fn handle(&self, fh: u64) -> FsResult<Arc<Handle>> {
-        self.handles.read().get(&fh).cloned().ok_or(FsError::new(libc::EBADF))
+        self.handles.find(fh).ok_or(FsError::new(libc::EBADF))
     }
 
     /// Says in the log which file is damaged.

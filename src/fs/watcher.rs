@@ -142,7 +142,7 @@ pub fn volume_files(counts: Counts, certain: bool) -> VolumeFiles {
 impl Fs {
     fn open_handles(&self) -> Vec<OpenHandles> {
         let mut counted: BTreeMap<(String, u32), u64> = BTreeMap::new();
-        for handle in self.handles.read().values() {
+        for handle in self.handles.all() {
             let key = handle.open.sealed.with_wrapped(|wrapped| wrapped.key_arn.clone());
             *counted.entry((key, handle.uid)).or_default() += 1;
         }
@@ -159,9 +159,10 @@ impl Fs {
 
     /// Files that have handles. Does not look at each inode that the kernel knows.
     pub(super) fn files_in_use(&self) -> Vec<OpenInode> {
-        let handles = self.handles.read();
-        let files: BTreeMap<u64, OpenInode> = handles
-            .values()
+        let files: BTreeMap<u64, OpenInode> = self
+            .handles
+            .all()
+            .iter()
             .map(|handle| (handle.inode.ino, (Arc::clone(&handle.inode), Arc::clone(&handle.open))))
             .collect();
         files.into_values().collect()
