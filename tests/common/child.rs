@@ -22,6 +22,12 @@ pub(crate) fn play(roles: &[Role]) {
     role(Path::new(&argument));
 }
 
+/// Has a command that runs the test program play a role.
+pub(crate) fn as_role(command: &mut Command, role: &str, argument: &Path) {
+    let only_the_child = ["--exact", "child", "--nocapture", "--test-threads=1"];
+    command.args(only_the_child).env(ROLE, role).env(ARGUMENT, argument);
+}
+
 /// In the child: tells the parent something.
 pub(crate) fn say(what: &str) {
     // Past the test harness, which would capture `eprintln!`.
@@ -44,15 +50,10 @@ pub(crate) struct Child {
 
 impl Child {
     pub(crate) fn start(role: &str, argument: &Path) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .env(ARGUMENT, argument)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        as_role(&mut command, role, argument);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
         let said = BufReader::new(process.stderr.take().unwrap());
         Self { process, said }
     }
