@@ -149,7 +149,7 @@ impl Fs {
             let wrapping = self.index.share(open.sealed.with_wrapped(Wrapping::of));
             let mut opening = inode.opening();
             self.index.add(inode.ino, &wrapping, 0);
-            opening.begin(Arc::clone(&open), wrapping, 0);
+            self.inodes.begin(&inode, &mut opening, Arc::clone(&open), wrapping, 0);
             opening.count(true);
             drop(opening);
             match self.attr_of(&inode) {

@@ -11,6 +11,7 @@ use super::attr::{FileKind, keyless_size};
 use super::descriptors::{Counted, Descriptors};
 use super::directory::Directory;
 use super::open_file::OpenFile;
+use super::pages::Pages;
 use super::unwritten::{Held, Lacking, Room, UnwrittenData};
 use super::volume::Volume;
 use super::{FsError, FsResult, ROOT_INO, Wrapping};
@@ -46,6 +47,8 @@ pub(super) struct Inode {
     /// What of the kernel's pages could not be stored. It is the inode's, for the kernel keeps the pages
     /// of a file that nobody has open any more.
     unwritten: OnceLock<Box<UnwrittenData>>,
+    /// Whether the kernel may have pages of a regular file.
+    pub(super) pages: Pages,
 }
 
 #[derive(Clone)]
@@ -71,13 +74,6 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// Notes that the file is open from now on, and what it is counted as.
-    pub(super) fn begin(&mut self, file: Arc<OpenFile>, wrapping: Arc<Wrapping>, bytes: u64) {
-        self.file = Some(file);
-        self.wrapping = Some(wrapping);
-        self.bytes = bytes;
-    }
-
     /// The open file, with a handle more, if there is one.
     pub(super) fn join(&mut self, write: bool) -> Option<Arc<OpenFile>> {
         let file = self.file.clone()?;
@@ -116,6 +112,7 @@ impl Inode {
             attributes: Mutex::default(),
             open: Mutex::default(),
             unwritten: OnceLock::new(),
+            pages: Pages::default(),
         }))
     }
 
@@ -248,6 +245,8 @@ impl Inode {
 pub(super) struct InodeTable {
     root: Arc<Inode>,
     by_ino: RwLock<HashMap<u64, Arc<Inode>>>,
+    /// Those of them whose file is open. It changes only while the inode's open state is locked.
+    open: Mutex<HashMap<u64, Arc<Inode>>>,
     /// Most inodes that there were since memory was last given back.
     peak: AtomicUsize,
     descriptors: Arc<Descriptors>,
@@ -269,7 +268,8 @@ impl InodeTable {
         let descriptors = Arc::new(Descriptors::new(volume.disk.clone(), descriptors));
         let root = Inode::new(ROOT_INO, fd, &stat, None, &descriptors)?;
         root.set_directory(Directory::root(volume));
-        Ok(Self { root, by_ino: RwLock::default(), peak: AtomicUsize::new(0), descriptors })
+        let (by_ino, open) = (RwLock::default(), Mutex::default());
+        Ok(Self { root, by_ino, open, peak: AtomicUsize::new(0), descriptors })
     }
 
     pub(super) fn find(&self, ino: u64) -> FsResult<Arc<Inode>> {
@@ -344,6 +344,35 @@ impl InodeTable {
         self.by_ino.write().shrink_to_fit();
         self.peak.store(len, Ordering::Relaxed);
         sys::give_memory_back();
+    }
+
+    /// Notes that an inode's file is open from now on, and what it is counted as.
+    pub(super) fn begin(
+        &self,
+        inode: &Arc<Inode>,
+        opening: &mut Opening,
+        file: Arc<OpenFile>,
+        wrapping: Arc<Wrapping>,
+        bytes: u64,
+    ) {
+        opening.file = Some(file);
+        opening.wrapping = Some(wrapping);
+        opening.bytes = bytes;
+        self.open.lock().insert(inode.ino, Arc::clone(inode));
+    }
+
+    /// Takes an inode's file that is open no longer.
+    pub(super) fn end(&self, inode: &Inode, opening: &mut Opening) -> Option<Arc<OpenFile>> {
+        let known = self.open.lock().remove(&inode.ino);
+        // Behind the lock: there may be no other reference left but the caller's.
+        drop(known);
+        opening.file.take()
+    }
+
+    /// The inodes whose file is open: the handles' and those that wait to be settled, however many the
+    /// kernel knows.
+    pub(super) fn open(&self) -> Vec<Arc<Inode>> {
+        self.open.lock().values().cloned().collect()
     }
 
     /// Every inode known now, the root excepted.

@@ -93,6 +93,7 @@ impl Fs {
     /// As read(2); `EIO` for damage, which the log describes.
     pub fn read(&self, fh: u64, offset: u64, out: &mut [u8]) -> FsResult<usize> {
         let handle = self.handle(fh)?;
+        handle.inode.pages.note();
         let lacking = handle.inode.hold_lacking(&range_of(offset, out.len()));
         let read = handle
             .keys(self, Access::Program)
@@ -115,6 +116,7 @@ impl Fs {
         drop_suid: Option<Requester>,
     ) -> FsResult<()> {
         let handle = self.handle(fh)?;
+        handle.inode.pages.note();
         let access = if from_cache { Access::WriteBack } else { Access::Program };
         let mut lacking = handle.inode.hold_lacking(&range_of(offset, data.len()));
         let written = (|| {

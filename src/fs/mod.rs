@@ -22,6 +22,7 @@ mod keys;
 mod lookup;
 mod objects;
 mod open_file;
+mod pages;
 mod privileges;
 mod readdir;
 mod recount;
@@ -113,6 +114,10 @@ pub trait KernelCache: Send + Sync {
     /// # Errors
     /// When the kernel could not be told.
     fn invalidate(&self, ino: u64, from: u64, len: Option<u64>) -> std::io::Result<()>;
+
+    /// Whether the kernel may hold what programs wrote, and a size of the file, that no write has passed
+    /// on yet. Else it does so with what is written through mappings only.
+    fn gathers_writes(&self) -> bool;
 }
 
 /// A mounted volume.
@@ -267,8 +272,7 @@ impl Fs {
         if !self.volume.is_sound() {
             self.index.lose(&"something could not be made durable");
         }
-        let open = self.inodes.all().into_iter().any(|inode| inode.opening().file.is_some());
-        if open {
+        if !self.inodes.open().is_empty() {
             self.index.lose(&"a file could not be let go of");
         }
         if let Some(counts) = self.index.whole()

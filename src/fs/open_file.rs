@@ -258,7 +258,7 @@ impl Fs {
 
     /// Lets go of an open file that nobody uses.
     pub(super) fn let_go(&self, inode: &Inode, mut opening: MutexGuard<'_, Opening>) {
-        let open = opening.file.take();
+        let open = self.inodes.end(inode, &mut opening);
         if let Some(open) = &open {
             self.count_closed(inode, &mut opening, open);
         }
@@ -335,11 +335,8 @@ impl Fs {
                     self.index.add(inode.ino, &wrapping, keyless_size(length));
                 }
             }
-            opening.begin(
-                Arc::new(OpenFile::new(opened, gate, self.inodes.count_descriptor())),
-                wrapping,
-                keyless_size(length),
-            );
+            let open = Arc::new(OpenFile::new(opened, gate, self.inodes.count_descriptor()));
+            self.inodes.begin(inode, &mut opening, open, wrapping, keyless_size(length));
             if let Some(open) = opening.join(want_write) {
                 return Ok(open);
             }

@@ -82,7 +82,7 @@ impl Fs {
         } else {
             self.index.add(inode.ino, &wrapping, 0);
         }
-        opening.begin(open, wrapping, 0);
+        self.inodes.begin(inode, &mut opening, open, wrapping, 0);
         opening.count(true);
         drop(opening);
         drop(changing);

@@ -142,8 +142,7 @@ impl Fs {
                 self.settle_batch(batch);
             }
             // Files whose handles the end of the mount has closed.
-            let open = self.inodes.all().into_iter().filter(|inode| inode.opening().file.is_some());
-            open.for_each(|inode| {
+            self.inodes.open().into_iter().for_each(|inode| {
                 let mut opening = inode.opening();
                 (opening.handles, opening.writers) = (0, 0);
                 drop(opening);

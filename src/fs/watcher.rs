@@ -169,7 +169,7 @@ impl Fs {
     }
 
     fn open_files(&self, which: Which<'_>) -> Vec<OpenInode> {
-        let inodes = self.inodes.all().into_iter();
+        let inodes = self.inodes.open().into_iter();
         inodes
             .filter_map(|inode| {
                 let open = inode.opening().file.clone()?;

@@ -1,7 +1,6 @@
 //! Having the kernel pass on and drop the pages that it holds of files, within a time, on a thread of its
 //! own, for the kernel may wait for us in turn; and storing what could not be stored when it did.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -9,16 +8,21 @@ use std::sync::Arc;
 use super::inode::Inode;
 use super::keys::Access;
 use super::watcher::Which;
-use super::{Fs, FsError, FsResult};
+use super::{Fs, FsError, FsResult, KernelCache};
 use crate::kms::Unwritten;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Instant, mpsc, thread};
 use crate::sys;
 
 /// Bytes that the kernel passes on at a time where a failure ends it: what it then has is kept by the
 /// kernel, and what it had passed on by us.
 const STEP: u64 = 16 << 20;
-/// Such steps behind the end of a file as we know it: the kernel may have gathered more.
+/// Such steps behind the end of a file as we know it, where the kernel may have gathered more.
 const STEPS_BEHIND: u64 = 64;
+/// Threads that go over files at once.
+const MOST_WORKERS: usize = 2;
+/// Files for each of which it is worth another thread.
+const WORTH_A_WORKER: usize = 256;
 
 /// What is done when something cannot be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +33,65 @@ pub(super) enum OnFailure {
     GoOn,
 }
 
+/// One pass over files, by a few threads.
+struct Pass {
+    fs: Arc<Fs>,
+    kernel: Arc<dyn KernelCache>,
+    on_failure: OnFailure,
+    files: Vec<Arc<Inode>>,
+    /// The file to be taken next.
+    next: AtomicUsize,
+    /// Files that were come to the end of.
+    over: Vec<AtomicBool>,
+    /// No file is begun any more.
+    stopped: AtomicBool,
+}
+
+impl Pass {
+    fn work(&self) {
+        while !self.stopped.load(Ordering::SeqCst) {
+            let this = self.next.fetch_add(1, Ordering::SeqCst);
+            let Some(inode) = self.files.get(this) else { return };
+            self.drop_pages_of(inode);
+            self.over[this].store(true, Ordering::SeqCst);
+            if self.has_failed(inode) {
+                self.stopped.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn has_failed(&self, inode: &Inode) -> bool {
+        self.on_failure == OnFailure::Stop && inode.lacking().is_some()
+    }
+
+    fn drop_pages_of(&self, inode: &Arc<Inode>) {
+        self.fs.store_kept(inode);
+        // Looked at before the requests are: the last thing that a handle's pages do is to be written.
+        let has_writers = inode.has_writers();
+        let gathers = has_writers && self.kernel.gathers_writes();
+        let Some(dropping) = inode.pages.begin_to_drop(gathers) else { return };
+        let size = inode.opening().file.as_ref().map_or(0, |open| open.sealed.size());
+        let steps = match self.on_failure {
+            OnFailure::Stop if gathers => size / STEP + STEPS_BEHIND,
+            OnFailure::Stop if has_writers => size / STEP,
+            OnFailure::Stop | OnFailure::GoOn => 0,
+        };
+        for (from, len) in (0..steps).map(|step| (step * STEP, Some(STEP))).chain([(steps * STEP, None)]) {
+            if self.has_failed(inode) {
+                return;
+            }
+            if let Err(error) = self.kernel.invalidate(inode.ino, from, len) {
+                tracing::warn!("inode {}: cached pages could not be dropped: {error}", inode.ino);
+                return;
+            }
+        }
+        dropping.done();
+    }
+}
+
 impl Fs {
-    /// Files of which the kernel may have pages: those that are open, and those whose pages could not
-    /// be stored.
+    /// Files of which programs may reach pages that the kernel has: those that are open, and those whose
+    /// pages could not be stored.
     pub(super) fn cached(&self, which: Which<'_>) -> Vec<Arc<Inode>> {
         let is_meant = |inode: &Arc<Inode>| {
             let opening = inode.opening();
@@ -43,11 +103,17 @@ impl Fs {
                 (None, None) => false,
             }
         };
-        self.inodes.all().into_iter().filter(is_meant).collect()
+        let mut files = self.inodes.open();
+        // One that has just been closed is in the other list, if it lacks anything.
+        files.extend(self.lacking.lock().values().cloned());
+        files.sort_unstable_by_key(|inode| inode.ino);
+        files.dedup_by_key(|inode| inode.ino);
+        files.retain(is_meant);
+        files
     }
 
-    /// Has the kernel write back and drop the pages of files, after what could not be stored before was
-    /// tried again. Answers those for which that took too long.
+    /// Has the kernel write back and drop the pages of files, where it may have any, after what could not be
+    /// stored before was tried again. Answers those for which that took too long.
     pub(super) fn drop_pages(
         self: &Arc<Self>,
         files: &[Arc<Inode>],
@@ -55,40 +121,31 @@ impl Fs {
         on_failure: OnFailure,
     ) -> Vec<Arc<Inode>> {
         let Some(kernel) = self.kernel.read().clone() else { return Vec::new() };
-        let (done, answers) = mpsc::channel();
-        let (fs, of_thread) = (Arc::clone(self), files.to_vec());
-        thread::spawn(move || {
-            for inode in of_thread {
-                fs.store_kept(&inode);
-                let size = inode.opening().file.as_ref().map_or(0, |open| open.sealed.size());
-                let failed = || on_failure == OnFailure::Stop && inode.lacking().is_some();
-                let steps = match on_failure {
-                    OnFailure::Stop => (size.div_ceil(STEP) + STEPS_BEHIND) * u64::from(inode.has_writers()),
-                    OnFailure::GoOn => 0,
-                };
-                let dropped = (0..steps)
-                    .map(|step| (step * STEP, Some(STEP)))
-                    .chain([(steps * STEP, None)])
-                    .take_while(|_| !failed())
-                    .try_for_each(|(from, len)| kernel.invalidate(inode.ino, from, len));
-                if let Err(error) = dropped {
-                    tracing::warn!("inode {}: cached pages could not be dropped: {error}", inode.ino);
-                }
-                if done.send(inode.ino).is_err() || failed() {
-                    return;
-                }
-            }
+        let pass = Arc::new(Pass {
+            fs: Arc::clone(self),
+            kernel,
+            on_failure,
+            over: files.iter().map(|_| AtomicBool::new(false)).collect(),
+            files: files.to_vec(),
+            next: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
         });
-        let mut late: BTreeMap<u64, &Arc<Inode>> = files.iter().map(|inode| (inode.ino, inode)).collect();
-        while !late.is_empty() {
-            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(ino) => _ = late.remove(&ino),
-                Err(mpsc::RecvTimeoutError::Timeout) => break,
-                // It stopped before it came to these.
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Vec::new(),
-            }
+        let (end, ended) = mpsc::channel::<()>();
+        for _ in 0..MOST_WORKERS.min(files.len().div_ceil(WORTH_A_WORKER)) {
+            let (pass, end) = (Arc::clone(&pass), end.clone());
+            thread::spawn(move || {
+                pass.work();
+                drop(end);
+            });
         }
-        late.into_values().cloned().collect()
+        drop(end);
+        // Nothing is ever sent: the channel closes when the last of them is through.
+        let left = deadline.saturating_duration_since(Instant::now());
+        if ended.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Disconnected) {
+            return Vec::new();
+        }
+        let late = files.iter().zip(&pass.over).filter(|(_, over)| !over.load(Ordering::SeqCst));
+        late.map(|(inode, _)| Arc::clone(inode)).collect()
     }
 
     /// Keeps what the kernel passed on of a file's pages and could not be stored, unless its key is cut.

@@ -60,7 +60,8 @@ impl Mounted {
         // Files get the modes that they are created with.
         rustix::process::umask(rustix::fs::Mode::empty());
         let session = start(&fs, source, mountpoint, options)?;
-        fs.set_kernel(Arc::new(Kernel(session.notifier())));
+        let kernel = Kernel { notifier: session.notifier(), gathers_writes: options.writeback };
+        fs.set_kernel(Arc::new(kernel));
         let stopper = stops.stopper();
         let session = spawn("kmsfs-session", move || {
             let result = session.run();
@@ -114,13 +115,20 @@ impl Mounted {
 }
 
 /// The kernel's page cache, reached through FUSE notifications.
-struct Kernel(Notifier);
+struct Kernel {
+    notifier: Notifier,
+    gathers_writes: bool,
+}
 
 impl KernelCache for Kernel {
     fn invalidate(&self, ino: u64, from: u64, len: Option<u64>) -> io::Result<()> {
         // A length of zero is all the rest.
         let (from, len) = (from.cast_signed(), len.unwrap_or(0).cast_signed());
-        self.0.inval_inode(INodeNo(ino), from, len)
+        self.notifier.inval_inode(INodeNo(ino), from, len)
+    }
+
+    fn gathers_writes(&self) -> bool {
+        self.gathers_writes
     }
 }
 

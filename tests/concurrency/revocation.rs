@@ -239,6 +239,10 @@ impl KernelCache for Dirty {
         }
         Ok(())
     }
+
+    fn gathers_writes(&self) -> bool {
+        true
+    }
 }
 
 #[test]
