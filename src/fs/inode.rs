@@ -241,6 +241,11 @@ impl Inode {
     pub(super) fn links(&self) -> u64 {
         let stat = self.fd().and_then(|fd| Ok(self.descriptors.disk.stat(&*fd)?));
         stat.map_or(0, |stat| stat.st_nlink)
+    /// Counts a look-up more, of an inode whose `open` the caller has locked.
+    pub(super) fn count_lookup(&self) {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+    }
+
     }
 }
 
@@ -323,9 +328,14 @@ impl InodeTable {
         }
         let mut table = self.by_ino.write();
         let Some(inode) = table.get(&ino) else { return };
-        let before = inode.lookups.load(Ordering::Relaxed);
-        inode.lookups.store(before.saturating_sub(lookups), Ordering::Relaxed);
-        if before <= lookups && inode.open.lock().file.is_none() && inode.lacking().is_none() {
+        let left = |before: u64| Some(before.saturating_sub(lookups));
+        let _ = inode.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        let opening = inode.open.lock();
+        // With the file locked: whoever lets go of it may count a look-up meanwhile.
+        let known = inode.lookups.load(Ordering::Relaxed) > 0;
+        let forgotten = !known && opening.file.is_none() && inode.lacking().is_none();
+        drop(opening);
+        if forgotten {
             let gone = table.remove(&ino);
             drop(table);
             // Outside the lock: it may be the last to hold a long chain of parents.

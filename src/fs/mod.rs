@@ -32,6 +32,7 @@ mod sealed_xattr;
 mod settler;
 mod symlink;
 mod unwritten;
+mod unsettled;
 mod usage;
 mod volume;
 mod volume_page;
@@ -39,7 +40,7 @@ mod watcher;
 mod write_back;
 mod xattr;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,7 @@ use recount::Recounts;
 use rewrap::KnownVersions;
 use settler::Settler;
 use unwritten::Room;
+use unsettled::Unsettled;
 use usage::Usage;
 
 /// Inode number of the root, as FUSE wants it.
@@ -131,8 +133,7 @@ pub struct Fs {
     settler: Settler,
     /// Directories whose records a later fsync has to make durable.
     unsynced_records: Mutex<Vec<Arc<Inode>>>,
-    /// Inodes of files that this mount has changed and could not settle when it let go of them.
-    unsettled: Mutex<HashSet<u64>>,
+    unsettled: Unsettled,
     /// Everything from an earlier crash has been looked at.
     recovered: AtomicBool,
     /// What wraps how many files.
@@ -182,7 +183,7 @@ impl Fs {
             next_handle: AtomicU64::new(1),
             settler: Settler::new(descriptors / 4),
             unsynced_records: Mutex::default(),
-            unsettled: Mutex::default(),
+            unsettled: Unsettled::default(),
             recovered: AtomicBool::new(!volume.is_recovering()),
             index: Index::of(&volume),
             changing: RwLock::new(()),
@@ -249,9 +250,10 @@ impl Fs {
         self.store_all_kept();
         self.say_what_is_lost();
         self.settle_all();
+        self.settle_what_waited();
         self.volume.sync()?;
         self.keep_index();
-        let unsettled = !self.unsettled.lock().is_empty();
+        let unsettled = !self.unsettled.is_empty();
         // What a crash interrupted and could not be settled is still to be recovered.
         let recovered = self.recovered.load(Ordering::Acquire) && !(self.volume.is_recovering() && unsettled);
         // What an earlier mount left unsettled is not known by number; only a check of every file

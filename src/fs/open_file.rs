@@ -243,7 +243,7 @@ impl Fs {
             return;
         }
         if open.sealed.is_settled() || self.volume.read_only || inode.links() == 0 {
-            self.let_go(inode, opening);
+            self.let_go(inode, opening, false);
         } else {
             open.last_use.store(self.settler.now(), Ordering::Relaxed);
             let size = open.sealed.size();
@@ -256,22 +256,21 @@ impl Fs {
         }
     }
 
-    /// Lets go of an open file that nobody uses.
-    pub(super) fn let_go(&self, inode: &Inode, mut opening: MutexGuard<'_, Opening>) {
+    /// Lets go of an open file that nobody uses; `refused` says that it could not be settled because its
+    /// key was not usable.
+    pub(super) fn let_go(&self, inode: &Arc<Inode>, mut opening: MutexGuard<'_, Opening>, refused: bool) {
         let open = opening.file.take();
         if let Some(open) = &open {
             self.count_closed(inode, &mut opening, open);
         }
-        let settled = open.is_none_or(|open| open.sealed.is_settled());
-        let mut unsettled = self.unsettled.lock();
-        if settled || inode.links() == 0 {
-            unsettled.remove(&inode.ino);
-        } else if !self.volume.read_only {
-            unsettled.insert(inode.ino);
+        let mut lookups = 0;
+        match open.filter(|open| !open.sealed.is_settled() && inode.links() > 0) {
+            None => lookups = u64::from(self.unsettled.remove(inode.ino)),
+            Some(open) if !self.volume.read_only => self.unsettled.add(inode, &open, refused),
+            Some(_) => {}
         }
-        drop(unsettled);
         drop(opening);
-        self.inodes.forget(inode.ino, 0);
+        self.inodes.forget(inode.ino, lookups);
     }
 
     /// Brings the count of a file up to date that is not open any more.
@@ -296,7 +295,7 @@ impl Fs {
     fn integrity_of(&self, inode: &Inode) -> Integrity {
         if !self.recovered.load(Ordering::Acquire) {
             Integrity::Recovering
-        } else if self.volume.began_settled() && !self.unsettled.lock().contains(&inode.ino) {
+        } else if self.volume.began_settled() && !self.unsettled.contains(inode.ino) {
             Integrity::Settled
         } else {
             Integrity::Strict

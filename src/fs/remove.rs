@@ -172,8 +172,13 @@ impl Fs {
             self.settler.remove(inode.ino);
             let opening = inode.opening();
             if is_idle(&opening) {
-                self.let_go(inode, opening);
+                self.let_go(inode, opening, false);
             }
+            return;
+        }
+        drop(opening);
+        if self.unsettled.remove(inode.ino) {
+            self.forget(inode.ino, 1);
         }
     }
 
