@@ -5,6 +5,7 @@
 //! from any thread; it is the caller's to keep two changes of the same directory entry apart, as
 //! the kernel does.
 
+mod absent;
 mod asker;
 mod attr;
 mod create;
@@ -31,8 +32,8 @@ mod rewrap;
 mod sealed_xattr;
 mod settler;
 mod symlink;
-mod unwritten;
 mod unsettled;
+mod unwritten;
 mod usage;
 mod volume;
 mod volume_page;
@@ -79,8 +80,8 @@ use readdir::Listing;
 use recount::Recounts;
 use rewrap::KnownVersions;
 use settler::Settler;
-use unwritten::Room;
 use unsettled::Unsettled;
+use unwritten::Room;
 use usage::Usage;
 
 /// Inode number of the root, as FUSE wants it.
@@ -100,7 +101,7 @@ pub struct Requester {
 impl Requester {
     /// This process.
     pub fn own() -> Self {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let (uid, gid) = crate::sys::identity::own();
         Self { uid, gid, pid: std::process::id() }
     }
 }
@@ -249,8 +250,8 @@ impl Fs {
         }
         self.store_all_kept();
         self.say_what_is_lost();
-        self.settle_all();
         self.settle_what_waited();
+        self.settle_all();
         self.volume.sync()?;
         self.keep_index();
         let unsettled = !self.unsettled.is_empty();

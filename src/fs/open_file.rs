@@ -13,12 +13,13 @@ use super::inode::{Inode, Opening};
 use super::keys::{Access, Gate, KeysInUse, file_context};
 use super::volume::Volume;
 use super::{Asker, Fs, FsError, FsResult, Wrapping};
-use crate::chunk::{Backing, ChunkError, Integrity, Opened, Reencryption, SealedFile};
+use crate::chunk::{Backing, ChunkError, ClosedHeader, Integrity, Opened, Reencryption, SealedFile};
 use crate::format::FormatError;
 use crate::format::schedule::FileKeys;
 use crate::secret::Key;
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
+use crate::sys::identity;
 
 /// A regular file while it has handles, and until it is settled after the last was closed.
 pub(super) struct OpenFile {
@@ -115,7 +116,7 @@ pub(super) fn open_as_owner(disk: &Disk, inode: &Inode, flags: OFlags) -> FsResu
         Err(e) => e,
     };
     let stat = disk.stat(&*fd)?;
-    let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    let ours = stat.st_uid == identity::own().0;
     if refused != rustix::io::Errno::ACCESS || !ours {
         return Err(refused.into());
     }
@@ -280,9 +281,10 @@ impl Fs {
             return self.index.remove(inode.ino, &wrapping, opening.bytes);
         }
         if open.sealed.backing().for_writing().is_ok() {
-            match open.sealed.backing().length() {
-                Ok(length) => {
-                    let bytes = keyless_size(length);
+            // A settled file is as long as it says.
+            let settled = open.sealed.is_settled().then(|| Ok(open.sealed.size()));
+            match settled.unwrap_or_else(|| open.sealed.backing().length().map(keyless_size)) {
+                Ok(bytes) => {
                     self.index.resize(inode.ino, &wrapping, opening.bytes, bytes);
                     opening.bytes = bytes;
                 }
@@ -315,10 +317,11 @@ impl Fs {
                 drop(opening);
                 return self.join_file(inode, want_write, asker, open);
             }
-            let (blob, data_key, gate) = fetched.map_err(|error| self.name_damage(inode, error))?;
+            let (header, data_key, gate) = fetched.map_err(|error| self.name_damage(inode, error))?;
+            let blob = header.wrapped().blob.clone();
             let mut current = true;
             let length = disk.length()?;
-            let opened = SealedFile::open(disk, self.integrity_of(inode), |_, wrapped| {
+            let opened = SealedFile::open_read(disk, header, self.integrity_of(inode), |_, wrapped| {
                 current = wrapped.blob == blob;
                 if current { Ok(data_key) } else { Err(FsError::new(libc::EAGAIN)) }
             });
@@ -345,19 +348,20 @@ impl Fs {
         }
     }
 
-    /// A closed file's data key, wrapped and unwrapped, and the gate of its master key, for one who is
+    /// A closed file's header, the data key in it, and the gate of its master key, for one who is
     /// permitted them.
-    fn fetch_for(&self, disk: &Ciphertext, asker: &Asker) -> FsResult<(Vec<u8>, Arc<Key>, Arc<Gate>)> {
-        let (head, wrapped) = SealedFile::peek(disk)?;
+    fn fetch_for(&self, disk: &Ciphertext, asker: &Asker) -> FsResult<(ClosedHeader, Arc<Key>, Arc<Gate>)> {
+        let header = ClosedHeader::read(disk)?;
+        let (head, wrapped) = (header.head(), header.wrapped());
         if head.volume != self.volume.id {
             return Err(ChunkError::Header(FormatError::Forged).into());
         }
-        asker.authorize(&head, &wrapped)?;
+        asker.authorize(head, wrapped)?;
         let gate = self.gates.of(&wrapped.key_arn);
         gate.check_program()?;
         let context = file_context(head.volume, head.object);
         let data_key = asker.unwrap(self, &wrapped.blob, &context)?;
-        Ok((wrapped.blob, data_key, gate))
+        Ok((header, data_key, gate))
     }
 
     pub(super) fn handle(&self, fh: u64) -> FsResult<Arc<Handle>> {
