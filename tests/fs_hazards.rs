@@ -181,6 +181,22 @@ fn a_file_left_unsettled_under_a_disabled_key_is_readable_once_the_key_is_enable
 }
 
 #[test]
+fn a_file_that_could_not_be_settled_for_its_key_is_settled_when_that_is_enabled() {
+    let bench = Bench::new();
+    let fs = bench.mount();
+    let guard = bench.service.watch(Arc::new(Watcher(Arc::clone(&fs))));
+    fs.release(write(&fs, "a", 0, &[1; PAYLOAD]));
+    let ino = fs.lookup(ROOT_INO, OsStr::new("a")).unwrap().ino;
+    bench.service.disable_key(&Caller::current(), &bench.key_request()).unwrap();
+    fs.settle_closed();
+    fs.forget(ino, 2);
+    bench.service.enable_key(&Caller::current(), &bench.key_request()).unwrap();
+    fs.shut_down().unwrap();
+    drop((guard, fs));
+    assert!(bench.mount().volume().began_settled());
+}
+
+#[test]
 fn an_old_header_is_refused_on_a_volume_where_every_file_was_settled() {
     let bench = Bench::new();
     let fs = bench.mount();
@@ -251,6 +267,7 @@ fn settling_leaves_attributes_as_they_were() {
     // cap_net_raw=ep, as capabilities(7) lays it out.
     let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let name = OsStr::new("security.capability");
+    assert_eq!(fs.getxattr(ino, name).unwrap_err().errno(), libc::ENODATA);
     // Only root may.
     let capable = fs.setxattr(me(), ino, name, &capability, 0).is_ok();
     let before = fs.getattr(ino).unwrap();

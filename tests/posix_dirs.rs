@@ -308,6 +308,38 @@ fn link_counts_of_directories_count_their_subdirectories() {
 }
 
 #[test]
+fn a_directory_that_was_listed_shows_what_has_come_and_gone_since() {
+    let Some(pair) = Pair::new("a_directory_that_was_listed_shows", "") else { return };
+    pair.alike("listing again", |dir| {
+        let names =
+            || -> BTreeSet<_> { fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect() };
+        let mut said = Vec::new();
+        let mut look = || (0..2).for_each(|_| said.push(names()));
+        fs::create_dir(dir.join("a")).unwrap();
+        fs::create_dir(dir.join("b")).unwrap();
+        look();
+        fs::write(dir.join("file"), "x").unwrap();
+        look();
+        fs::hard_link(dir.join("file"), dir.join("linked")).unwrap();
+        symlink("file", dir.join("symlink")).unwrap();
+        look();
+        fs::rename(dir.join("file"), dir.join("a/moved")).unwrap();
+        look();
+        fs::rename(dir.join("a/moved"), dir.join("back")).unwrap();
+        look();
+        fs::remove_file(dir.join("linked")).unwrap();
+        fs::remove_dir(dir.join("b")).unwrap();
+        look();
+        // Through a handle that has listed it before, from the beginning again.
+        let mut listing = Listing::open(dir);
+        let before = count(listing.rest().into_iter().map(|(name, _)| name));
+        fs::write(dir.join("late"), "").unwrap();
+        listing.seek(0);
+        (said, before, count(listing.rest().into_iter().map(|(name, _)| name)))
+    });
+}
+
+#[test]
 fn the_parent_of_a_moved_directory_is_its_new_one() {
     let Some(pair) = Pair::new("the_parent_of_a_moved_directory", "") else { return };
     let dir = pair.fresh()[1].clone();

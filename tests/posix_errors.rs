@@ -165,3 +165,37 @@ fn an_entry_that_was_missed_is_found_once_it_is_made() {
         said
     });
 }
+
+#[test]
+fn whatever_was_missed_is_found_however_it_is_made_and_missed_again() {
+    type Make = fn(&Path, &Path);
+    let Some(pair) = Pair::new("whatever_was_missed_is_found", "") else { return };
+    let made: [(&str, Make); 7] = [
+        ("create", |_, at| fs::write(at, "x").unwrap()),
+        ("create exclusively", |_, at| drop(File::create_new(at).unwrap())),
+        ("mkdir", |_, at| fs::create_dir(at).unwrap()),
+        ("symlink", |_, at| symlink("nowhere", at).unwrap()),
+        ("mknod", |_, at| mknodat(CWD, at, FileType::Fifo, Mode::RWXU, 0).unwrap()),
+        ("link", |dir, at| fs::hard_link(dir.join("there"), at).unwrap()),
+        ("rename", |dir, at| fs::rename(dir.join("there"), at).unwrap()),
+    ];
+    // The longer one has a sidecar.
+    for name in ["short".to_owned(), "n".repeat(250)] {
+        for (how, make) in made {
+            pair.alike(&format!("{how}, a name of {} bytes", name.len()), |dir| {
+                let at = dir.join(&name);
+                fs::write(dir.join("there"), "").unwrap();
+                let look = || outcome(fs::symlink_metadata(&at));
+                let mut said = vec![look(), look()];
+                for _ in 0..2 {
+                    make(dir, &at);
+                    said.push(look());
+                    outcome(fs::remove_file(&at).or_else(|_| fs::remove_dir(&at))).unwrap();
+                    said.extend([look(), look()]);
+                    fs::write(dir.join("there"), "").unwrap();
+                }
+                said
+            });
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::ops::Range;
 use subtle::ConstantTimeEq;
 
 use super::map::MapCache;
+use super::rewrap::ClosedHeader;
 use super::{Backing, ChunkError};
 use crate::crypto::aead::{self, Aead};
 use crate::format::head::{Head, Kind};
@@ -141,17 +142,6 @@ impl<B: Backing> SealedFile<B> {
         Ok(Opened { file, keys })
     }
 
-    /// What a file's header says before anything in it is proven: what file it is, and the newest
-    /// undamaged slot's wrapped key.
-    ///
-    /// # Errors
-    /// As [`SealedFile::open`].
-    pub fn peek(backing: &B) -> Result<(Head, Wrapped), ChunkError> {
-        let page = Page::parse(&read_page(backing)?, Kind::File)?;
-        let slot = page.slots().first().ok_or(FormatError::NoValidSlot)?;
-        Ok((page.head, slot.wrapped.clone()))
-    }
-
     /// Opens a file. Nobody may be writing to it. `unwrap` is called once, with the newest undamaged slot's wrapped key.
     ///
     /// # Errors
@@ -162,8 +152,36 @@ impl<B: Backing> SealedFile<B> {
         integrity: Integrity,
         unwrap: impl Unwrap<E>,
     ) -> Result<Opened<B>, E> {
-        let page = read_page(&backing)?;
-        let page = Page::parse(&page, Kind::File).map_err(ChunkError::Header)?;
+        let header = read_page(&backing)?;
+        let page = Page::parse(&header, Kind::File).map_err(ChunkError::Header)?;
+        Self::open_page(backing, page, integrity, unwrap)
+    }
+
+    /// The same, of a file whose header was read before. It is read again, and only if it is another one by
+    /// now is it taken apart again.
+    ///
+    /// # Errors
+    /// As [`SealedFile::open`].
+    pub fn open_read<E: From<ChunkError>>(
+        backing: B,
+        before: ClosedHeader,
+        integrity: Integrity,
+        unwrap: impl Unwrap<E>,
+    ) -> Result<Opened<B>, E> {
+        let header = read_page(&backing)?;
+        let page = match before.into_page_if(&header) {
+            Some(page) => page,
+            None => Page::parse(&header, Kind::File).map_err(ChunkError::Header)?,
+        };
+        Self::open_page(backing, page, integrity, unwrap)
+    }
+
+    fn open_page<E: From<ChunkError>>(
+        backing: B,
+        page: Page,
+        integrity: Integrity,
+        unwrap: impl Unwrap<E>,
+    ) -> Result<Opened<B>, E> {
         let Some(slot) = page.slots().first() else {
             return Err(ChunkError::Header(FormatError::NoValidSlot).into());
         };

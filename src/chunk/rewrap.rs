@@ -48,6 +48,11 @@ impl ClosedHeader {
         Ok(Self { bytes, page, wrapped })
     }
 
+    /// The page as it was taken apart, if these are the bytes that it was read as.
+    pub(super) fn into_page_if(self, bytes: &[u8; PAGE_LEN]) -> Option<Page> {
+        (self.bytes == *bytes).then_some(self.page)
+    }
+
     /// What the file is.
     pub fn head(&self) -> &Head {
         &self.page.head

@@ -37,10 +37,12 @@ impl Page {
         if head.kind != kind {
             return Err(FormatError::WrongKind);
         }
-        let mut slots: Vec<Slot> = SLOT_OFFSETS
-            .iter()
-            .filter_map(|&at| Slot::parse(&Reader::new(&bytes[at..]).array().ok()?))
-            .collect();
+        let [first, second] = SLOT_OFFSETS.map(|at| &bytes[at..at + SLOT_LEN]);
+        let parse = |slot: &[u8]| Slot::parse(&Reader::new(slot).array().ok()?);
+        let one = parse(first);
+        // Both are written alike, and mostly found so.
+        let other = if first == second { one.clone() } else { parse(second) };
+        let mut slots: Vec<Slot> = one.into_iter().chain(other).collect();
         slots.sort_by_key(|slot| std::cmp::Reverse(slot.sequence));
         if slots.is_empty() {
             return Err(FormatError::NoValidSlot);

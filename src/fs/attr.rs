@@ -177,8 +177,12 @@ impl Fs {
     }
 
     pub(super) fn attr_of(&self, inode: &Inode) -> FsResult<Attr> {
-        let stat = self.volume.disk.stat(&*inode.fd()?)?;
-        let mut attr = attr_of_stat(&stat)?;
+        self.attr_from(inode, &self.volume.disk.stat(&*inode.fd()?)?)
+    }
+
+    /// The attributes of an inode of which the backing filesystem has just said `stat`.
+    pub(super) fn attr_from(&self, inode: &Inode, stat: &Stat) -> FsResult<Attr> {
+        let mut attr = attr_of_stat(stat)?;
         attr.ino = inode.ino;
         match attr.kind {
             FileKind::Regular => {

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{Dev, FileType, Gid, Mode, OFlags};
-use rustix::process::{getegid, geteuid};
 
+use super::absent::{self, CAPABILITY, DEFAULT_ACL};
 use super::directory::Directory;
 use super::disk::DiskFile;
 use super::inode::Inode;
@@ -23,14 +23,12 @@ use crate::format::slot::Wrapped;
 use crate::format::{DIRECTORY_NAME, Id};
 use crate::names::StoredName;
 use crate::provider::check_waiting;
-use crate::sys::identity::act_as;
+use crate::sys::identity::{self, act_as};
 
 /// Permission bits, and the three above them.
 const MODE_BITS: u32 = 0o7777;
 /// The permissions that a new directory's owner needs for its record.
 const OWNER_BITS: u32 = 0o700;
-/// Permissions that a directory's new entries get, in place of the umask.
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// The mode of a new entry, as the requester wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +67,9 @@ impl Fs {
             return Ok(attr);
         }
         let kind = FileType::from_raw_mode(mode.mode);
-        self.make_entry(by, parent, name, |dir, stored| {
-            self.volume.disk.make_node(dir, stored, kind, self.permissions(dir, mode), Dev::from(rdev))
+        self.make_entry(by, parent, name, |parent, dir, stored| {
+            let mode = self.permissions(parent, mode);
+            self.volume.disk.make_node(dir, stored, kind, mode, Dev::from(rdev))
         })
     }
 
@@ -84,12 +83,12 @@ impl Fs {
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
         let fd = parent.fd()?;
-        let wanted = self.permissions(&fd, mode);
+        let wanted = self.permissions(&parent, mode);
         self.make_named(&parent, &stored, || {
             on_behalf_of(by, || self.volume.disk.make_dir(&fd, &stored.name, wanted | Mode::RWXU))
         })?;
         let made = (|| {
-            let inode = self.inodes.enter(&parent, &stored.name)?;
+            let (inode, _) = self.inodes.enter(&parent, &stored.name)?;
             let made = Directory::create(&self.volume, &*inode.fd()?, &directory)?;
             inode.set_directory(made);
             self.give_group(by, &*inode.fd()?)?;
@@ -140,19 +139,21 @@ impl Fs {
         let dir = parent.fd()?;
         let disk = &self.volume.disk;
         let _changing = self.changing.read();
-        let create = || disk.create(&dir, &stored.name, OFlags::EXCL, self.permissions(&dir, mode));
+        let create = || disk.create(&dir, &stored.name, OFlags::EXCL, self.permissions(&parent, mode));
         let file = self.make_named(&parent, &stored, || on_behalf_of(by, create))?;
         let made = (|| {
             self.give_group(by, &file)?;
             let open = Arc::new(self.begin_file(&directory, file, &asker)?);
-            let inode = self.inodes.enter(&parent, &stored.name)?;
+            let (inode, stat) = self.inodes.enter(&parent, &stored.name)?;
+            // A new file has none, and nobody but us can give it some.
+            inode.absent.note(CAPABILITY, true);
             let wrapping = self.index.share(open.sealed.with_wrapped(Wrapping::of));
             let mut opening = inode.opening();
             self.index.add(inode.ino, &wrapping, 0);
             self.inodes.begin(&inode, &mut opening, Arc::clone(&open), wrapping, 0);
             opening.count(true);
             drop(opening);
-            match self.attr_of(&inode) {
+            match self.attr_from(&inode, &stat) {
                 Ok(attr) => Ok((attr, inode, open, asker)),
                 Err(error) => {
                     self.close_file(&inode, true);
@@ -200,13 +201,13 @@ impl Fs {
         by: Requester,
         parent: u64,
         name: &OsStr,
-        make: impl FnOnce(&OwnedFd, &str) -> rustix::io::Result<()>,
+        make: impl FnOnce(&Inode, &OwnedFd, &str) -> rustix::io::Result<()>,
     ) -> FsResult<Attr> {
         self.check_writable()?;
         let parent = self.inodes.find(parent)?;
         let stored = seal_name(&*parent.directory(&self.volume)?, name)?;
         let dir = parent.fd()?;
-        self.make_named(&parent, &stored, || on_behalf_of(by, || make(&dir, &stored.name)))?;
+        self.make_named(&parent, &stored, || on_behalf_of(by, || make(&parent, &dir, &stored.name)))?;
         self.finish_entry(&parent, &stored, |inode| self.give_group(by, &*inode.fd()?))
     }
 
@@ -217,7 +218,7 @@ impl Fs {
         stored: &StoredName,
         finish: impl FnOnce(&Inode) -> FsResult<()>,
     ) -> FsResult<Attr> {
-        let finished = self.inodes.enter(parent, &stored.name).and_then(|inode| {
+        let finished = self.inodes.enter(parent, &stored.name).and_then(|(inode, _)| {
             finish(&inode)?;
             self.attr_of(&inode)
         });
@@ -257,18 +258,18 @@ impl Fs {
     /// unprivileged one may be a member of groups that it cannot act as. A group other than its own
     /// was inherited from the directory.
     fn give_group(&self, by: Requester, fd: impl AsFd) -> FsResult<()> {
-        let own = getegid().as_raw();
+        let (uid, own) = identity::own();
         let disk = &self.volume.disk;
-        if geteuid().is_root() || by.gid == own || disk.stat(&fd)?.st_gid != own {
+        if uid == 0 || by.gid == own || disk.stat(&fd)?.st_gid != own {
             return Ok(());
         }
         Ok(disk.set_owner(fd, None, Some(Gid::from_raw(by.gid)))?)
     }
 
     /// The permissions to create an entry with. The backing filesystem applies a default ACL itself.
-    fn permissions(&self, dir: &OwnedFd, new: NewMode) -> Mode {
-        let masked =
-            new.mode & new.umask & MODE_BITS != 0 && self.volume.disk.get_xattr(dir, DEFAULT_ACL).is_err();
+    fn permissions(&self, dir: &Inode, new: NewMode) -> Mode {
+        let default_acl = || absent::find(&self.volume.disk, dir, DEFAULT_ACL).ok().flatten();
+        let masked = new.mode & new.umask & MODE_BITS != 0 && default_acl().is_none();
         let left_out = if masked { new.umask } else { 0 };
         Mode::from_raw_mode(new.mode & MODE_BITS & !left_out)
     }
@@ -293,7 +294,8 @@ impl Fs {
 /// # Errors
 /// Those of `create`; `EPERM` where an unprivileged mount would have to make another user's file.
 fn on_behalf_of<R>(by: Requester, create: impl FnOnce() -> rustix::io::Result<R>) -> FsResult<R> {
-    let gid = if geteuid().is_root() { by.gid } else { getegid().as_raw() };
+    let (uid, own) = identity::own();
+    let gid = if uid == 0 { by.gid } else { own };
     let _acting = act_as(by.uid, gid)?;
     Ok(create()?)
 }

@@ -40,6 +40,11 @@ impl FsError {
         self.errno
     }
 
+    /// Whether a key is not usable at the moment.
+    pub fn is_refusal(&self) -> bool {
+        [libc::EKEYREVOKED, libc::EKEYEXPIRED, libc::EKEYREJECTED, libc::ENOKEY].contains(&self.errno)
+    }
+
     /// Whether it belongs in the log: damage, which an administrator has to know about.
     pub fn is_damage(&self) -> bool {
         self.errno == libc::EIO

@@ -122,6 +122,15 @@ impl Index {
         shared
     }
 
+    /// What wraps every file that is counted, if it is the same for all: of one of them, its header need
+    /// not be asked.
+    pub(super) fn sole(&self) -> Option<Arc<Wrapping>> {
+        let state = self.0.lock();
+        let mut counted = state.counts.iter().filter(|(_, count)| count.files > 0);
+        let (wrapping, _) = counted.next()?;
+        counted.next().is_none().then(|| Arc::clone(wrapping))
+    }
+
     /// Whether a file with this number is counted.
     pub(super) fn has(&self, ino: u64) -> bool {
         self.0.lock().has(ino)

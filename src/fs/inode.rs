@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use rustix::fs::Stat;
 
+use super::absent::Absent;
 use super::attr::{FileKind, keyless_size};
 use super::descriptors::{Counted, Descriptors};
 use super::directory::Directory;
@@ -42,6 +43,8 @@ pub(super) struct Inode {
     directory: Mutex<Option<Arc<Directory>>>,
     /// Held while attributes are set, and while settling puts them back.
     pub(super) attributes: Mutex<()>,
+    /// Attributes that the inode is known not to have.
+    pub(super) absent: Absent,
     /// Protects opening, closing and the count of handles of a regular file.
     open: Mutex<Opening>,
     /// What of the kernel's pages could not be stored. It is the inode's, for the kernel keeps the pages
@@ -110,6 +113,7 @@ impl Inode {
             lookups: AtomicU64::new(0),
             directory: Mutex::new(None),
             attributes: Mutex::default(),
+            absent: Absent::default(),
             open: Mutex::default(),
             unwritten: OnceLock::new(),
             pages: Pages::default(),
@@ -234,6 +238,11 @@ impl Inode {
         self.unwritten.get()?.lacking()
     }
 
+    /// Counts a look-up more, of an inode whose `open` the caller has locked.
+    pub(super) fn count_lookup(&self) {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Number of names that the file has.
     pub(super) fn links(&self) -> u64 {
         let stat = self.fd().and_then(|fd| Ok(self.descriptors.disk.stat(&*fd)?));
@@ -279,12 +288,12 @@ impl InodeTable {
         self.by_ino.read().get(&ino).cloned().ok_or(FsError::new(libc::ESTALE))
     }
 
-    /// The inode of a backing entry, with one look-up more.
+    /// The inode of a backing entry, with one look-up more, and what the backing filesystem says of it.
     ///
     /// # Errors
     /// As open(2); `EXDEV` for an inode of another filesystem than the volume's: something is
     /// mounted in the backing directory, and its inode numbers could clash.
-    pub(super) fn enter(&self, parent: &Arc<Inode>, stored: &str) -> FsResult<Arc<Inode>> {
+    pub(super) fn enter(&self, parent: &Arc<Inode>, stored: &str) -> FsResult<(Arc<Inode>, Stat)> {
         let disk = &self.descriptors.disk;
         let fd = disk.find(&*parent.fd()?, stored)?;
         let stat = disk.stat(&fd)?;
@@ -295,7 +304,7 @@ impl InodeTable {
         if let Some(inode) = table.get(&stat.st_ino) {
             inode.set_place(parent, stored);
             inode.lookups.fetch_add(1, Ordering::Relaxed);
-            return Ok(Arc::clone(inode));
+            return Ok((Arc::clone(inode), stat));
         }
         let place = Place { parent: Arc::clone(parent), stored: stored.to_owned() };
         let inode = Inode::new(stat.st_ino, fd, &stat, Some(place), &self.descriptors)?;
@@ -303,7 +312,7 @@ impl InodeTable {
         table.insert(stat.st_ino, Arc::clone(&inode));
         drop(table);
         self.descriptors.note(Arc::downgrade(&inode));
-        Ok(inode)
+        Ok((inode, stat))
     }
 
     /// The inode of a backing entry, if it is known.
@@ -323,9 +332,14 @@ impl InodeTable {
         }
         let mut table = self.by_ino.write();
         let Some(inode) = table.get(&ino) else { return };
-        let before = inode.lookups.load(Ordering::Relaxed);
-        inode.lookups.store(before.saturating_sub(lookups), Ordering::Relaxed);
-        if before <= lookups && inode.open.lock().file.is_none() && inode.lacking().is_none() {
+        let left = |before: u64| Some(before.saturating_sub(lookups));
+        let _ = inode.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        let opening = inode.open.lock();
+        // With the file locked: whoever lets go of it may count a look-up meanwhile.
+        let known = inode.lookups.load(Ordering::Relaxed) > 0;
+        let forgotten = !known && opening.file.is_none() && inode.lacking().is_none();
+        drop(opening);
+        if forgotten {
             let gone = table.remove(&ino);
             drop(table);
             // Outside the lock: it may be the last to hold a long chain of parents.

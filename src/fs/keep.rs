@@ -7,12 +7,11 @@
 use rustix::fs::{Mode, Timespec, Timestamps, XattrFlags};
 
 use super::FsResult;
+use super::absent::{self, CAPABILITY};
 use super::attr::SetTime;
 use super::disk::Disk;
 use super::inode::Inode;
 
-/// The attribute that holds a file's capabilities.
-pub(super) const CAPABILITY: &str = "security.capability";
 const SET_ID: u32 = 0o6000;
 const MODE_BITS: u32 = 0o7777;
 
@@ -26,7 +25,7 @@ pub(super) fn keep_attributes<R>(
     let _guard = inode.attributes.lock();
     let fd = inode.fd()?;
     let before = disk.stat(&*fd)?;
-    let capability = disk.get_xattr(&*fd, CAPABILITY.as_bytes()).ok();
+    let capability = absent::find_held(disk, inode, CAPABILITY).ok().flatten();
     let result = housekeeping();
     if before.st_mode & SET_ID != 0 && disk.stat(&*fd)?.st_mode != before.st_mode {
         disk.set_mode(&*fd, Mode::from_raw_mode(before.st_mode & MODE_BITS))?;

@@ -20,9 +20,11 @@ impl Fs {
         let parent = self.inodes.find(parent)?;
         let directory = parent.directory(&self.volume)?;
         let stored = seal_name(&directory, name)?;
-        let inode = self.inodes.enter(&parent, &stored.name)?;
-        self.recover_entry(&directory, &inode);
-        self.attr_of(&inode)
+        let (inode, stat) = self.inodes.enter(&parent, &stored.name)?;
+        if self.recover_entry(&directory, &inode, &stat) {
+            return self.attr_of(&inode);
+        }
+        self.attr_from(&inode, &stat)
     }
 
     /// Takes look-ups of an inode back.

@@ -5,6 +5,7 @@
 //! from any thread; it is the caller's to keep two changes of the same directory entry apart, as
 //! the kernel does.
 
+mod absent;
 mod asker;
 mod attr;
 mod create;
@@ -33,6 +34,7 @@ mod rewrap;
 mod sealed_xattr;
 mod settler;
 mod symlink;
+mod unsettled;
 mod unwritten;
 mod usage;
 mod volume;
@@ -41,7 +43,7 @@ mod watcher;
 mod write_back;
 mod xattr;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +83,7 @@ use readdir::Listing;
 use recount::Recounts;
 use rewrap::KnownVersions;
 use settler::Settler;
+use unsettled::Unsettled;
 use unwritten::Room;
 use usage::Usage;
 
@@ -101,7 +104,7 @@ pub struct Requester {
 impl Requester {
     /// This process.
     pub fn own() -> Self {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let (uid, gid) = crate::sys::identity::own();
         Self { uid, gid, pid: std::process::id() }
     }
 }
@@ -138,8 +141,7 @@ pub struct Fs {
     settler: Settler,
     /// Directories whose records a later fsync has to make durable.
     unsynced_records: Mutex<Vec<Arc<Inode>>>,
-    /// Inodes of files that this mount has changed and could not settle when it let go of them.
-    unsettled: Mutex<HashSet<u64>>,
+    unsettled: Unsettled,
     /// Everything from an earlier crash has been looked at.
     recovered: AtomicBool,
     /// What wraps how many files.
@@ -189,7 +191,7 @@ impl Fs {
             next_handle: AtomicU64::new(1),
             settler: Settler::new(descriptors / 4),
             unsynced_records: Mutex::default(),
-            unsettled: Mutex::default(),
+            unsettled: Unsettled::default(),
             recovered: AtomicBool::new(!volume.is_recovering()),
             index: Index::of(&volume),
             changing: RwLock::new(()),
@@ -255,10 +257,11 @@ impl Fs {
         }
         self.store_all_kept();
         self.say_what_is_lost();
+        self.settle_what_waited();
         self.settle_all();
         self.volume.sync()?;
         self.keep_index();
-        let unsettled = !self.unsettled.lock().is_empty();
+        let unsettled = !self.unsettled.is_empty();
         // What a crash interrupted and could not be settled is still to be recovered.
         let recovered = self.recovered.load(Ordering::Acquire) && !(self.volume.is_recovering() && unsettled);
         // What an earlier mount left unsettled is not known by number; only a check of every file

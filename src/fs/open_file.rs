@@ -13,12 +13,13 @@ use super::inode::{Inode, Opening};
 use super::keys::{Access, Gate, KeysInUse, file_context};
 use super::volume::Volume;
 use super::{Asker, Fs, FsError, FsResult, Wrapping};
-use crate::chunk::{Backing, ChunkError, Integrity, Opened, Reencryption, SealedFile};
+use crate::chunk::{Backing, ChunkError, ClosedHeader, Integrity, Opened, Reencryption, SealedFile};
 use crate::format::FormatError;
 use crate::format::schedule::FileKeys;
 use crate::secret::Key;
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
+use crate::sys::identity;
 
 /// A regular file while it has handles, and until it is settled after the last was closed.
 pub(super) struct OpenFile {
@@ -115,7 +116,7 @@ pub(super) fn open_as_owner(disk: &Disk, inode: &Inode, flags: OFlags) -> FsResu
         Err(e) => e,
     };
     let stat = disk.stat(&*fd)?;
-    let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    let ours = stat.st_uid == identity::own().0;
     if refused != rustix::io::Errno::ACCESS || !ours {
         return Err(refused.into());
     }
@@ -243,7 +244,7 @@ impl Fs {
             return;
         }
         if open.sealed.is_settled() || self.volume.read_only || inode.links() == 0 {
-            self.let_go(inode, opening);
+            self.let_go(inode, opening, false);
         } else {
             open.last_use.store(self.settler.now(), Ordering::Relaxed);
             let size = open.sealed.size();
@@ -256,22 +257,21 @@ impl Fs {
         }
     }
 
-    /// Lets go of an open file that nobody uses.
-    pub(super) fn let_go(&self, inode: &Inode, mut opening: MutexGuard<'_, Opening>) {
+    /// Lets go of an open file that nobody uses; `refused` says that it could not be settled because its
+    /// key was not usable.
+    pub(super) fn let_go(&self, inode: &Arc<Inode>, mut opening: MutexGuard<'_, Opening>, refused: bool) {
         let open = self.inodes.end(inode, &mut opening);
         if let Some(open) = &open {
             self.count_closed(inode, &mut opening, open);
         }
-        let settled = open.is_none_or(|open| open.sealed.is_settled());
-        let mut unsettled = self.unsettled.lock();
-        if settled || inode.links() == 0 {
-            unsettled.remove(&inode.ino);
-        } else if !self.volume.read_only {
-            unsettled.insert(inode.ino);
+        let mut lookups = 0;
+        match open.filter(|open| !open.sealed.is_settled() && inode.links() > 0) {
+            None => lookups = u64::from(self.unsettled.remove(inode.ino)),
+            Some(open) if !self.volume.read_only => self.unsettled.add(inode, &open, refused),
+            Some(_) => {}
         }
-        drop(unsettled);
         drop(opening);
-        self.inodes.forget(inode.ino, 0);
+        self.inodes.forget(inode.ino, lookups);
     }
 
     /// Brings the count of a file up to date that is not open any more.
@@ -281,9 +281,10 @@ impl Fs {
             return self.index.remove(inode.ino, &wrapping, opening.bytes);
         }
         if open.sealed.backing().for_writing().is_ok() {
-            match open.sealed.backing().length() {
-                Ok(length) => {
-                    let bytes = keyless_size(length);
+            // A settled file is as long as it says.
+            let settled = open.sealed.is_settled().then(|| Ok(open.sealed.size()));
+            match settled.unwrap_or_else(|| open.sealed.backing().length().map(keyless_size)) {
+                Ok(bytes) => {
                     self.index.resize(inode.ino, &wrapping, opening.bytes, bytes);
                     opening.bytes = bytes;
                 }
@@ -296,7 +297,7 @@ impl Fs {
     fn integrity_of(&self, inode: &Inode) -> Integrity {
         if !self.recovered.load(Ordering::Acquire) {
             Integrity::Recovering
-        } else if self.volume.began_settled() && !self.unsettled.lock().contains(&inode.ino) {
+        } else if self.volume.began_settled() && !self.unsettled.contains(inode.ino) {
             Integrity::Settled
         } else {
             Integrity::Strict
@@ -316,10 +317,11 @@ impl Fs {
                 drop(opening);
                 return self.join_file(inode, want_write, asker, open);
             }
-            let (blob, data_key, gate) = fetched.map_err(|error| self.name_damage(inode, error))?;
+            let (header, data_key, gate) = fetched.map_err(|error| self.name_damage(inode, error))?;
+            let blob = header.wrapped().blob.clone();
             let mut current = true;
             let length = disk.length()?;
-            let opened = SealedFile::open(disk, self.integrity_of(inode), |_, wrapped| {
+            let opened = SealedFile::open_read(disk, header, self.integrity_of(inode), |_, wrapped| {
                 current = wrapped.blob == blob;
                 if current { Ok(data_key) } else { Err(FsError::new(libc::EAGAIN)) }
             });
@@ -343,19 +345,20 @@ impl Fs {
         }
     }
 
-    /// A closed file's data key, wrapped and unwrapped, and the gate of its master key, for one who is
+    /// A closed file's header, the data key in it, and the gate of its master key, for one who is
     /// permitted them.
-    fn fetch_for(&self, disk: &Ciphertext, asker: &Asker) -> FsResult<(Vec<u8>, Arc<Key>, Arc<Gate>)> {
-        let (head, wrapped) = SealedFile::peek(disk)?;
+    fn fetch_for(&self, disk: &Ciphertext, asker: &Asker) -> FsResult<(ClosedHeader, Arc<Key>, Arc<Gate>)> {
+        let header = ClosedHeader::read(disk)?;
+        let (head, wrapped) = (header.head(), header.wrapped());
         if head.volume != self.volume.id {
             return Err(ChunkError::Header(FormatError::Forged).into());
         }
-        asker.authorize(&head, &wrapped)?;
+        asker.authorize(head, wrapped)?;
         let gate = self.gates.of(&wrapped.key_arn);
         gate.check_program()?;
         let context = file_context(head.volume, head.object);
         let data_key = asker.unwrap(self, &wrapped.blob, &context)?;
-        Ok((wrapped.blob, data_key, gate))
+        Ok((header, data_key, gate))
     }
 
     pub(super) fn handle(&self, fh: u64) -> FsResult<Arc<Handle>> {

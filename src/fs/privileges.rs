@@ -6,9 +6,9 @@
 use rustix::fs::{Mode, Stat};
 use rustix::io::Errno;
 
+use super::absent::CAPABILITY;
 use super::disk::Disk;
 use super::inode::Inode;
-use super::keep::CAPABILITY;
 use super::{FsResult, Requester};
 use crate::sys;
 
@@ -35,6 +35,9 @@ pub(super) fn drop_set_ids(disk: &Disk, by: Requester, inode: &Inode) -> FsResul
 /// file.
 pub(super) fn drop_privileges(disk: &Disk, by: Requester, inode: &Inode) -> FsResult<()> {
     drop_set_ids(disk, by, inode)?;
+    if inode.absent.knows(CAPABILITY) {
+        return Ok(());
+    }
     match disk.remove_xattr(&*inode.fd()?, CAPABILITY.as_bytes()) {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
         // An unprivileged process may not, whether there is one or not.

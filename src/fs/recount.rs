@@ -268,8 +268,8 @@ impl Fs {
             return;
         }
         match self.inodes.enter(parent, stored) {
-            Ok(inode) if inode.kind == FileKind::Directory => self.to_visit.lock().push(inode),
-            Ok(inode) => {
+            Ok((inode, _)) if inode.kind == FileKind::Directory => self.to_visit.lock().push(inode),
+            Ok((inode, _)) => {
                 self.count(&inode);
                 self.forget(inode.ino, 1);
             }

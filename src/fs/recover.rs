@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Stat};
 
 use super::attr::keyless_size;
 use super::directory::Directory;
@@ -25,31 +25,32 @@ use crate::format::PAGE_LEN;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Fs {
-    /// What a look-up does about an entry that a crash may have interrupted. A file that cannot
-    /// be recovered now says so when it is opened.
-    pub(super) fn recover_entry(&self, directory: &Directory, inode: &Arc<Inode>) {
-        if !self.may_be_interrupted(inode) {
-            return;
+    /// What a look-up that has found `stat` does about an entry that a crash may have interrupted. A file
+    /// that cannot be recovered now says so when it is opened. Answers whether there was anything to do.
+    pub(super) fn recover_entry(&self, directory: &Directory, inode: &Arc<Inode>, stat: &Stat) -> bool {
+        if !self.may_be_interrupted(inode, || Ok(stat.st_ctime)) {
+            return false;
         }
         let recovered = self.begin_anew(directory, inode).and_then(|()| self.recover_file(inode));
         if let Err(error) = recovered {
             tracing::debug!("{}: not recovered: {error}", inode.path());
         }
+        true
     }
 
-    fn may_be_interrupted(&self, inode: &Inode) -> bool {
+    /// Whether a crash may have interrupted a file, given when its inode was changed.
+    fn may_be_interrupted(&self, inode: &Inode, changed: impl FnOnce() -> FsResult<i64>) -> bool {
         if inode.kind != FileKind::Regular || self.volume.read_only || !self.volume.is_recovering() {
             return false;
         }
-        let changed =
-            inode.fd().and_then(|fd| Ok(self.volume.disk.stat(&*fd)?)).map_or(i64::MIN, |stat| stat.st_ctime);
-        self.volume.may_be_interrupted(changed) && inode.opening().file.is_none()
+        self.volume.may_be_interrupted(changed().unwrap_or(i64::MIN)) && inode.opening().file.is_none()
     }
 
     /// Opens an interrupted file, which cuts off growth that was never durable, and hands it to
     /// the settler.
     pub(super) fn recover_file(&self, inode: &Arc<Inode>) -> FsResult<()> {
-        if self.may_be_interrupted(inode) {
+        let changed = || Ok(self.volume.disk.stat(&*inode.fd()?)?.st_ctime);
+        if self.may_be_interrupted(inode, changed) {
             self.open_file(inode, true, &self.itself())?;
             self.close_file(inode, true);
         }

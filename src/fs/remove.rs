@@ -141,7 +141,7 @@ impl Fs {
         let (inode, lookups) = match self.inodes.known(parent, &stored.name)? {
             Some(known) => (Some(known), 0),
             // The kernel looks an entry up before it removes it; others need not.
-            None => (self.inodes.enter(parent, &stored.name).ok(), 1),
+            None => (self.inodes.enter(parent, &stored.name).ok().map(|(inode, _)| inode), 1),
         };
         inode.iter().try_for_each(|inode| inode.pin())?;
         Ok(Pinned { fs: self, inode, lookups })
@@ -172,8 +172,13 @@ impl Fs {
             self.settler.remove(inode.ino);
             let opening = inode.opening();
             if is_idle(&opening) {
-                self.let_go(inode, opening);
+                self.let_go(inode, opening, false);
             }
+            return;
+        }
+        drop(opening);
+        if self.unsettled.remove(inode.ino) {
+            self.forget(inode.ino, 1);
         }
     }
 
@@ -182,7 +187,8 @@ impl Fs {
         if !self.index.has(inode.ino) {
             return;
         }
-        let wrapping = self.wrapping_of(inode, opening);
+        // Held against a re-wrapping of this very file: `opening` is its lock.
+        let wrapping = self.index.sole().or_else(|| self.wrapping_of(inode, opening));
         let wrapping = wrapping.unwrap_or_else(|| self.index.share(Wrapping::unreadable()));
         self.index.remove(inode.ino, &wrapping, bytes);
     }

@@ -1,6 +1,6 @@
 //! The thread that settles files after their last handle was closed, many with one flush.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,6 +115,7 @@ impl Fs {
             }
             drop(stopped);
             self.store_all_kept();
+            self.settle_what_waited();
             self.settle_batch(self.settler.take(true));
             self.inodes.give_memory_back();
         }
@@ -156,34 +157,34 @@ impl Fs {
     }
 
     fn settle_batch(&self, inodes: Vec<Arc<Inode>>) {
-        let mut failed = HashSet::new();
+        let mut failed = HashMap::new();
         let mut jobs = Vec::new();
         for inode in &inodes {
             match self.begin_job(inode) {
                 Ok(job) => jobs.extend(job),
                 Err(error) => {
+                    failed.insert(inode.ino, error.is_refusal());
                     self.name_damage(inode, error);
-                    failed.insert(inode.ino);
                 }
             }
         }
         while !jobs.is_empty() {
             if let Err(error) = self.flush(&jobs) {
                 tracing::error!("settling {} files: {error}", jobs.len());
-                failed.extend(jobs.iter().map(|job| job.inode.ino));
+                failed.extend(jobs.iter().map(|job| (job.inode.ino, false)));
                 break;
             }
             jobs.retain_mut(|job| match self.step(job) {
                 Ok(step) => step == Step::Flush,
                 Err(error) => {
+                    failed.insert(job.inode.ino, error.is_refusal());
                     self.name_damage(&job.inode, error);
-                    failed.insert(job.inode.ino);
                     false
                 }
             });
         }
         for inode in inodes {
-            self.finish_job(&inode, failed.contains(&inode.ino));
+            self.finish_job(&inode, failed.get(&inode.ino).copied());
         }
     }
 
@@ -217,15 +218,16 @@ impl Fs {
         })
     }
 
-    /// Lets go of a file that is settled, or that cannot be; one that changed meanwhile waits again.
-    fn finish_job(&self, inode: &Arc<Inode>, failed: bool) {
+    /// Lets go of a file that is settled, or that cannot be, `failed` saying whether for its key alone; one
+    /// that changed meanwhile waits again.
+    fn finish_job(&self, inode: &Arc<Inode>, failed: Option<bool>) {
         let opening = inode.opening();
         let Some(open) = &opening.file else { return };
         if opening.handles > 0 {
             return;
         }
-        if failed || open.sealed.is_settled() || inode.links() == 0 {
-            self.let_go(inode, opening);
+        if failed.is_some() || open.sealed.is_settled() || inode.links() == 0 {
+            self.let_go(inode, opening, failed == Some(true));
         } else {
             open.last_use.store(self.settler.now(), Ordering::Relaxed);
             drop(opening);

@@ -29,8 +29,8 @@ impl Fs {
         let sealed = target::seal(&self.volume.keys.symlinks, target.as_bytes())?;
         let text = Link::Sealed(sealed.clone()).text();
         if text.len() <= MAX_BACKING_LEN {
-            let made =
-                self.make_entry(by, parent, name, |dir, stored| self.volume.disk.symlink(&text, dir, stored));
+            let made = self
+                .make_entry(by, parent, name, |_, dir, stored| self.volume.disk.symlink(&text, dir, stored));
             // Some filesystems take less.
             if !matches!(&made, Err(e) if e.errno() == libc::ENAMETOOLONG) {
                 return made;
@@ -39,7 +39,7 @@ impl Fs {
         let link = self.store_target(&sealed)?;
         let text = link.text();
         let made =
-            self.make_entry(by, parent, name, |dir, stored| self.volume.disk.symlink(&text, dir, stored));
+            self.make_entry(by, parent, name, |_, dir, stored| self.volume.disk.symlink(&text, dir, stored));
         if made.is_err() {
             self.remove_target(&link);
         }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use rustix::fs::XattrFlags;
 use serde::Serialize;
 
+use super::absent::{self, Absent, CAPABILITY};
 use super::inode::Inode;
-use super::keep::CAPABILITY;
 use super::keys::Access;
 use super::privileges::drop_foreign_set_gid;
 use super::recount::INDEX_XATTR;
@@ -112,7 +112,13 @@ impl Fs {
                     sealed_xattr::open_value(keys, object, n, &self.read_backing(&inode, &stored)?)
                 })
             }
-            n => self.read_backing(&inode, n),
+            n => match std::str::from_utf8(n) {
+                Ok(n) if Absent::concerns(n) => {
+                    let found = absent::find(&self.volume.disk, &inode, n)?;
+                    found.ok_or(FsError::new(libc::ENODATA))
+                }
+                _ => self.read_backing(&inode, n),
+            },
         }
     }
 
@@ -126,7 +132,11 @@ impl Fs {
         let inode = self.inodes.find(ino)?;
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
         let (disk, fd) = (&self.volume.disk, inode.fd()?);
-        let _guard = (name == CAPABILITY).then(|| inode.attributes.lock());
+        let rare = name.to_str().filter(|name| Absent::concerns(name));
+        let _guard = rare.map(|_| inode.attributes.lock());
+        if let Some(name) = rare {
+            inode.absent.note(name, false);
+        }
         match name.as_bytes() {
             n if n == KEY_XATTR.as_bytes() => self.assign_key(by, &inode, value),
             n if n == WRAP_XATTR.as_bytes() => self.set_wrapping(by, &inode, value),

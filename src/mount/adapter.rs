@@ -76,7 +76,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        reply::entry(reply, || self.fs.lookup(parent.0, name));
+        reply::found(reply, || self.fs.lookup(parent.0, name));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -306,7 +306,11 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match gate::looking_if(ino == INodeNo::ROOT, || run(|| self.fs.opendir(ino.0))) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            // A listing that began at the beginning and came to the end is kept until the directory changes.
+            Ok(fh) => {
+                let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                reply.opened(FileHandle(fh), flags);
+            }
             Err(errno) => reply.error(errno),
         }
     }

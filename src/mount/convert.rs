@@ -6,6 +6,25 @@ use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
 use crate::fs::{Attr, FileKind, Requester, SetTime, Time};
 
+/// Answers a look-up of a name that is not there: the kernel takes inode 0 for none.
+pub(super) const ABSENT: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: UNIX_EPOCH,
+    mtime: UNIX_EPOCH,
+    ctime: UNIX_EPOCH,
+    crtime: UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 0,
+    flags: 0,
+};
+
 pub(super) fn requester(req: &Request) -> Requester {
     Requester { uid: req.uid(), gid: req.gid(), pid: req.pid() }
 }

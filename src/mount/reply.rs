@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fuser::{Errno, Generation, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyXattr};
 
-use super::convert::to_fuse;
+use super::convert::{ABSENT, to_fuse};
 use super::gate;
 use crate::fs::{Attr, FsResult};
 
@@ -53,6 +53,14 @@ pub(super) fn answer_empty(reply: ReplyEmpty, done: Result<(), Errno>) {
 
 pub(super) fn entry(reply: ReplyEntry, operation: impl FnOnce() -> FsResult<Attr>) {
     answer_entry(reply, run(operation));
+}
+
+/// As [`entry`], for a look-up. That there is no such entry is kept too.
+pub(super) fn found(reply: ReplyEntry, operation: impl FnOnce() -> FsResult<Attr>) {
+    match run(operation) {
+        Err(Errno::ENOENT) => reply.entry(&TTL, &ABSENT, GENERATION),
+        done => answer_entry(reply, done),
+    }
 }
 
 pub(super) fn answer_entry(reply: ReplyEntry, done: Result<Attr, Errno>) {

@@ -5,10 +5,18 @@
 //! process notices nothing, and a file has its owner from its first moment.
 
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 
 use rustix::io::{Errno, Result};
 use rustix::process::{getegid, geteuid};
 use rustix::thread::{capabilities, set_capabilities};
+
+/// Whom this process acts as: its effective user and group, as numbers. Neither ever changes, so that it
+/// is asked for once.
+pub fn own() -> (u32, u32) {
+    static OWN: OnceLock<(u32, u32)> = OnceLock::new();
+    *OWN.get_or_init(|| (geteuid().as_raw(), getegid().as_raw()))
+}
 
 /// While it lives, what this thread creates belongs to somebody else.
 #[must_use = "ends when it is dropped"]
@@ -26,14 +34,14 @@ pub struct Acting {
 /// # Errors
 /// `EPERM` if this process may not give files to them.
 pub fn act_as(uid: u32, gid: u32) -> Result<Acting> {
-    let changed = (uid, gid) != (geteuid().as_raw(), getegid().as_raw());
+    let changed = (uid, gid) != own();
     let acting = Acting { changed, _thread: PhantomData };
     if !changed {
         return Ok(acting);
     }
     // The group first: afterwards the privilege to change it could be gone.
     set_fsgid(gid)?;
-    let capable = if uid == geteuid().as_raw() { None } else { Some(capabilities(None)?) };
+    let capable = if uid == own().0 { None } else { Some(capabilities(None)?) };
     set_fsuid(uid)?;
     if let Some(capable) = capable {
         // The kernel has taken those away that override permissions on files.
@@ -48,8 +56,9 @@ impl Drop for Acting {
             return;
         }
         // A process may always return to its effective ids.
-        let _ = set_fsuid(geteuid().as_raw());
-        let _ = set_fsgid(getegid().as_raw());
+        let (uid, gid) = own();
+        let _ = set_fsuid(uid);
+        let _ = set_fsgid(gid);
     }
 }
 
