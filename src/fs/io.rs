@@ -1,7 +1,7 @@
 //! Operations on open files.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::directory::Directory;
 use super::inode::Inode;
@@ -93,7 +93,26 @@ impl Fs {
     /// As read(2); `EIO` for damage, which the log describes.
     pub fn read(&self, fh: u64, offset: u64, out: &mut [u8]) -> FsResult<usize> {
         let handle = self.handle(fh)?;
+        if !handle.is_direct() {
+            handle.inode.pages.note();
+        }
+        self.read_through(&handle, offset, out)
+    }
+
+    /// As [`Fs::read`], for pages that the kernel keeps.
+    ///
+    /// # Errors
+    /// As [`Fs::read`].
+    pub fn read_pages(&self, fh: u64, offset: u64, out: &mut [u8]) -> FsResult<usize> {
+        let handle = self.handle(fh)?;
         handle.inode.pages.note();
+        if handle.is_direct() {
+            handle.open.direct.note_page();
+        }
+        self.read_through(&handle, offset, out)
+    }
+
+    fn read_through(&self, handle: &Handle, offset: u64, out: &mut [u8]) -> FsResult<usize> {
         let lacking = handle.inode.hold_lacking(&range_of(offset, out.len()));
         let read = handle
             .keys(self, Access::Program)
@@ -116,19 +135,30 @@ impl Fs {
         drop_suid: Option<Requester>,
     ) -> FsResult<()> {
         let handle = self.handle(fh)?;
-        handle.inode.pages.note();
+        if from_cache || !handle.is_direct() {
+            handle.inode.pages.note();
+        }
+        let range = range_of(offset, data.len());
         let access = if from_cache { Access::WriteBack } else { Access::Program };
-        let mut lacking = handle.inode.hold_lacking(&range_of(offset, data.len()));
+        let direct = if from_cache { None } else { handle.begin_direct_write(range.clone())? };
+        let mut lacking = handle.inode.hold_lacking(&range);
         let written = (|| {
             let file = handle.open.for_writing()?;
             let keys = handle.keys(self, access)?;
             if from_cache {
                 handle.open.gate.read().count_write_back();
             }
-            file.write(&keys, offset, data, |newest| self.next_epoch(newest))
+            let write = |part: Range<u64>| {
+                let data = &data[(part.start - offset) as usize..(part.end - offset) as usize];
+                file.write(&keys, part.start, data, |newest| self.next_epoch(newest))
+            };
+            match from_cache.then(|| handle.open.direct.without_writes(&range)).flatten() {
+                None => write(range.clone()),
+                Some(parts) => parts.into_iter().try_for_each(write),
+            }
         })();
         if let (Ok(()), Some(lacking)) = (&written, &mut lacking) {
-            lacking.settle(range_of(offset, data.len()));
+            lacking.settle(range.clone());
         }
         drop(lacking);
         // Else the program knows.
@@ -137,6 +167,10 @@ impl Fs {
             self.keep(&handle.inode, offset, data, error.errno(), may_keep);
         }
         written.map_err(|error| self.name_damage(&handle.inode, error))?;
+        if direct.is_some() {
+            self.drop_overtaken_pages(&handle, range)?;
+        }
+        drop(direct);
         drop_suid.map_or(Ok(()), |by| drop_set_ids(&self.volume.disk, by, &handle.inode))
     }
 
@@ -175,6 +209,7 @@ impl Fs {
     /// Closes a handle.
     pub fn release(&self, fh: u64) {
         let Some(handle) = self.handles.remove(fh) else { return };
+        handle.leave_io_mode();
         self.close_file(&handle.inode, handle.write);
     }
 
@@ -239,7 +274,7 @@ impl Fs {
         asker: Asker,
     ) -> u64 {
         self.usage.note();
-        self.handles.add(Handle { inode, open, write, uid: by.uid, asker })
+        self.handles.add(Handle { inode, open, write, uid: by.uid, asker, io_mode: OnceLock::new() })
     }
 
     /// Makes the records of new directories durable.

@@ -10,6 +10,7 @@ mod asker;
 mod attr;
 mod create;
 mod descriptors;
+mod direct;
 mod directory;
 pub mod disk;
 mod error;
@@ -58,6 +59,7 @@ pub use asker::KeyAccess;
 pub use attr::Time;
 pub use attr::{Attr, FileKind, SetAttr, SetTime, StatFs};
 pub use create::NewMode;
+pub use direct::IoMode;
 pub use directory::ID_XATTR;
 pub use error::{FsError, FsResult};
 pub use index::{Census, Count, Counts};
@@ -109,8 +111,8 @@ impl Requester {
     }
 }
 
-/// The kernel's caches, as far as the filesystem has to reach into them. Never called from within
-/// an operation: it may wait for pages that operations write.
+/// The kernel's caches, as far as the filesystem has to reach into them. Never called by a thread that
+/// serves the kernel: it may wait for pages that other requests read or write.
 pub trait KernelCache: Send + Sync {
     /// Writes back and drops the cached pages of an inode from an offset on, so many bytes or all.
     ///

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::attr::keyless_size;
 use super::descriptors::Counted;
+use super::direct::{DirectIo, IoMode};
 use super::disk::{Disk, DiskFile};
 use super::inode::{Inode, Opening};
 use super::keys::{Access, Gate, KeysInUse, file_context};
@@ -34,6 +35,7 @@ pub(super) struct OpenFile {
     pub(super) reencryption: Mutex<Option<Reencryption>>,
     /// When the file was last used, in seconds of the settler's clock.
     pub(super) last_use: AtomicI64,
+    pub(super) direct: DirectIo,
     _descriptor: Counted,
 }
 
@@ -47,6 +49,8 @@ pub(super) struct Handle {
     pub(super) uid: u32,
     /// By whose permission it was opened.
     pub(super) asker: Asker,
+    /// How the kernel passes on what is done through it; nothing for a handle of the mount's own.
+    pub(super) io_mode: OnceLock<IoMode>,
 }
 
 impl Handle {
@@ -172,6 +176,7 @@ impl OpenFile {
             keys: RwLock::new(Some(Arc::new(opened.keys))),
             reencryption: Mutex::default(),
             last_use: AtomicI64::new(0),
+            direct: DirectIo::default(),
             _descriptor: descriptor,
         }
     }

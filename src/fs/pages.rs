@@ -26,7 +26,7 @@ pub(super) struct Dropping<'a> {
 }
 
 impl Pages {
-    /// Notes a request by which the kernel may come to have pages: a read, or any write. To be called
+    /// Notes a request by which the kernel may come to have pages: all but those of direct handles. To be called
     /// before the file's keys are taken, so that whoever takes them away knows of it.
     pub(super) fn note(&self) {
         // Almost always it is noted already: no cache line moves between readers then.

@@ -9,36 +9,20 @@ use std::thread;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags, KernelConfig, LockOwner,
+    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::agreement;
 use super::convert::{file_type, requester, set_time, to_fuse};
 use super::gate;
 use super::reply::{self, GENERATION, TTL, break_if, run};
 use super::waiting;
-use crate::fs::{Allocate, Fs, FsError, NewMode, RenameMode, SetAttr, Whence};
+use crate::fs::{Allocate, Fs, FsError, IoMode, NewMode, RenameMode, SetAttr, Whence};
 
-/// Largest request in bytes.
-const MAX_IO: u32 = 1 << 20;
-/// Requests of the kernel's own, such as read-ahead, that may be under way.
-const MAX_BACKGROUND: u16 = 64;
 const NAME_MAX: u32 = 255;
-
-const CAPABILITIES: [InitFlags; 8] = [
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    // Set-ID bits are dropped on our side, which spares the kernel a question before every write.
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    // ACLs decide about accesses, and a directory's default ACL takes the place of the umask.
-    InitFlags::FUSE_POSIX_ACL,
-    InitFlags::FUSE_DONT_MASK,
-];
 
 thread_local! {
     /// What a read is answered from.
@@ -50,28 +34,36 @@ pub(super) struct Adapter {
     fs: Arc<Fs>,
     /// The kernel may gather writes.
     writeback: bool,
+    /// Handles that only write may go past the kernel's page cache.
+    direct: bool,
 }
 
 impl Adapter {
     pub(super) fn new(fs: Arc<Fs>, writeback: bool) -> Self {
-        Self { fs, writeback }
+        Self { fs, writeback, direct: false }
+    }
+}
+
+impl Adapter {
+    /// The mode that suits a handle with these flags.
+    fn suiting(&self, flags: OpenFlags) -> IoMode {
+        let only_writes = flags.acc_mode() == OpenAccMode::O_WRONLY;
+        if self.direct && only_writes { IoMode::Direct } else { IoMode::Cached }
+    }
+}
+
+fn open_flags(mode: IoMode) -> FopenFlags {
+    // Pages from before stay what they are, either way.
+    let kept = FopenFlags::FOPEN_KEEP_CACHE;
+    match mode {
+        IoMode::Cached => kept,
+        IoMode::Direct => kept | FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
     }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let writeback = self.writeback.then_some(InitFlags::FUSE_WRITEBACK_CACHE);
-        for capability in CAPABILITIES.into_iter().chain(writeback) {
-            if config.add_capabilities(capability).is_err() {
-                tracing::debug!("the kernel has no {capability:?}");
-            }
-        }
-        // Each answers with the nearest value that it takes.
-        let _ = config.set_max_write(MAX_IO);
-        if let Err(most) = config.set_max_readahead(MAX_IO) {
-            let _ = config.set_max_readahead(most);
-        }
-        let _ = config.set_max_background(MAX_BACKGROUND);
+        self.direct = agreement::settle(config, self.writeback);
         Ok(())
     }
 
@@ -181,16 +173,17 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
         let (fs, by) = (Arc::clone(&self.fs), requester(req));
-        waiting::answer(
-            reply,
-            move || fs.open_for(by, ino.0, write),
-            |reply, opened| match opened {
-                Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE),
-                Err(errno) => reply.error(errno),
-            },
-        );
+        let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let wanted = self.suiting(flags);
+        let open = move || {
+            let fh = fs.open_for(by, ino.0, write)?;
+            Ok((fh, fs.choose_io_mode(fh, wanted)?))
+        };
+        waiting::answer(reply, open, |reply, opened| match opened {
+            Ok((fh, mode)) => reply.opened(FileHandle(fh), open_flags(mode)),
+            Err(errno) => reply.error(errno),
+        });
     }
 
     fn create(
@@ -200,16 +193,19 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         let (fs, by, name) = (Arc::clone(&self.fs), requester(req), name.to_owned());
         let mode = NewMode { mode, umask };
-        let create = move || fs.create(by, parent.0, &name, mode);
+        let wanted = self.suiting(OpenFlags(flags));
+        let create = move || {
+            let (attr, fh) = fs.create(by, parent.0, &name, mode)?;
+            Ok((attr, fh, fs.choose_io_mode(fh, wanted)?))
+        };
         waiting::answer(reply, create, |reply: ReplyCreate, created| match created {
-            Ok((attr, fh)) => {
-                let flags = FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&TTL, &to_fuse(&attr), GENERATION, FileHandle(fh), flags);
+            Ok((attr, fh, mode)) => {
+                reply.created(&TTL, &to_fuse(&attr), GENERATION, FileHandle(fh), open_flags(mode));
             }
             Err(errno) => reply.error(errno),
         });
@@ -223,25 +219,27 @@ impl Filesystem for Adapter {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        // The kernel names an owner of locks for what a program reads, and none for what it keeps.
+        let read = if lock_owner.is_some() { Fs::read } else { Fs::read_pages };
         REPLY.with_borrow_mut(|buffer| {
             if buffer.len() < size as usize {
                 buffer.resize(size as usize, 0);
             }
-            match waiting::attempt(|| self.fs.read(fh.0, offset, &mut buffer[..size as usize])) {
+            match waiting::attempt(|| read(&self.fs, fh.0, offset, &mut buffer[..size as usize])) {
                 Some(Ok(len)) => reply.data(&buffer[..len]),
                 Some(Err(errno)) => reply.error(errno),
                 None => {
                     let fs = Arc::clone(&self.fs);
-                    let read = move || {
+                    let read_elsewhere = move || {
                         let mut buffer = vec![0; size as usize];
-                        let len = fs.read(fh.0, offset, &mut buffer)?;
+                        let len = read(&fs, fh.0, offset, &mut buffer)?;
                         buffer.truncate(len);
                         Ok(buffer)
                     };
-                    waiting::elsewhere(reply, read, |reply: ReplyData, read| match read {
+                    waiting::elsewhere(reply, read_elsewhere, |reply: ReplyData, read| match read {
                         Ok(data) => reply.data(&data),
                         Err(errno) => reply.error(errno),
                     });
@@ -279,9 +277,11 @@ impl Filesystem for Adapter {
         }
     }
 
-    /// Nothing is held back here that a close could report: every write was answered.
+    /// Nothing is held back here that a close could report: every write was answered. The kernel takes
+    /// this answer for all closes to come, and spares itself the question; it still writes back the pages
+    /// of mappings.
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+        reply.error(Errno::ENOSYS);
     }
 
     fn release(

@@ -2,6 +2,7 @@
 //! done by [`crate::fs`].
 
 mod adapter;
+mod agreement;
 mod convert;
 mod ending;
 mod gate;
