@@ -349,6 +349,11 @@ impl Shared {
             self.wait_for_group(&mut queue);
             let ends = queue.end;
             let is_idle = queue.events.is_empty() && queue.failure.is_none();
+            if is_idle {
+                // Whoever was in a hurry came when his event was being written already, and was told.
+                // Kept, it would have this thread look for events without a pause.
+                queue.urgent = false;
+            }
             drop(queue);
             if !is_idle {
                 self.attempt();
@@ -460,5 +465,44 @@ impl Shared {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::EventIds;
+    use super::super::journal::Limits;
+    use super::super::segment::Owner;
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::kms::store::SystemDisk;
+    use crate::kms::{Realm, StoreId};
+    use crate::secret::Key;
+
+    #[test]
+    fn a_hurry_that_comes_too_late_does_not_keep_the_writer_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup {
+            disk: Arc::new(SystemDisk),
+            dir: dir.path().join("audit"),
+            owner: Owner { store: StoreId::from_bytes([7; 16]), realm: Realm::default() },
+            key: Arc::new(Key::random().unwrap()),
+            limits: Limits::default(),
+            ids: Arc::new(EventIds::random().unwrap()),
+        };
+        let log = AuditLog::start(setup, Head::START, Mode::Required, Arc::new(SystemClock)).unwrap();
+        log.place().unwrap().fill_durably(b"{}".to_vec()).unwrap();
+        let before = log.head().sequence;
+        // As a caller does whose event is being written when he begins to wait for it.
+        log.shared.queue.lock().urgent = true;
+        log.shared.work.notify_one();
+        let deadline = Instant::now() + PATIENCE;
+        while log.shared.queue.lock().urgent {
+            assert!(Instant::now() < deadline, "the writer never comes to rest");
+            std::thread::yield_now();
+        }
+        // It does its work as before.
+        log.place().unwrap().fill_durably(b"{}".to_vec()).unwrap();
+        assert_eq!(log.end().unwrap().sequence, before + 1);
     }
 }
