@@ -116,6 +116,11 @@ impl Showing {
         }
     }
 
+    /// On a terminal, and else not at all.
+    pub(super) fn on_terminal() -> Self {
+        if std::io::stderr().is_terminal() { Self::Terminal } else { Self::Nowhere }
+    }
+
     pub(super) fn is_some(self) -> bool {
         self != Self::Nowhere
     }

@@ -21,7 +21,9 @@ use crate::sys;
 
 /// How long to wait before looking whether the mount lives on elsewhere, and between looks.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often an unmount looks whether the mount's process is done.
+/// How soon an unmount looks whether the mount's process is done; each time it waits twice as long, up
+/// to [`POLL`].
+const FIRST_POLL: Duration = Duration::from_millis(1);
 const POLL: Duration = Duration::from_millis(20);
 
 #[derive(Serialize)]
@@ -120,7 +122,7 @@ pub(super) fn umount(umount: &Umount) -> CliResult<()> {
         }
     })?;
     let Ok(volume) = volume else { return Ok(()) };
-    let mut next_look = Instant::now() + PATIENCE;
+    let (mut next_look, mut poll) = (Instant::now() + PATIENCE, FIRST_POLL);
     while rustix::fs::flock(&volume, FlockOperation::NonBlockingLockShared).is_err() {
         // Whoever mounts the volume right after this has it for himself.
         let now = sys::lock_holders(&volume);
@@ -133,7 +135,8 @@ pub(super) fn umount(umount: &Umount) -> CliResult<()> {
             }
             next_look = Instant::now() + PATIENCE;
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(poll);
+        poll = (poll * 2).min(POLL);
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 pub mod activation;
 pub mod identity;
 pub mod process;
+pub mod residency;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 

@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use super::speed::{self, Operation, SpeedOptions, SpeedRow, Subject, Workload};
 use crate::chunk::{ChunkError, Memory, Opened, SealedFile};
-use crate::crypto::aead;
+use crate::crypto::aead::Aead;
 use crate::format::Id;
 use crate::format::head::{Head, Kind};
 use crate::format::layout::{DEFAULT_UNIT_SHIFT, Layout, MAX_UNIT_SHIFT};
@@ -19,28 +19,34 @@ pub const REQUEST_LEN: usize = 128 * 1024;
 /// Requests in a file; it is read and overwritten from end to end.
 const REQUESTS: usize = 64;
 
-/// Measures the AEAD and, above it, the chunk path: all rows of `kmsfs bench`. The chunk path is
-/// measured at those of the chunk sizes that the format allows (2ⁿ − 32 bytes), in requests of
-/// [`REQUEST_LEN`], whatever the options' batches.
+/// Measures the AEAD and, above it, the chunk path: all rows of `kmsfs bench`. Both are measured over
+/// what a request of [`REQUEST_LEN`] spans, whatever the options' batches, so that they compare. The
+/// chunk path is measured at those of the chunk sizes that the format allows (2ⁿ − 32 bytes).
 pub fn run_all(options: &SpeedOptions) -> Vec<SpeedRow> {
-    let mut rows = speed::run(options);
+    let mut rows: Vec<SpeedRow> =
+        options.chunk_sizes.iter().flat_map(|size| speed::run(&spanning(*size, options))).collect();
     rows.extend(run(options));
     rows
 }
 
 /// Measures the chunk path alone. A row's `batch` is the number of chunks that a request spans.
 pub fn run(options: &SpeedOptions) -> Vec<SpeedRow> {
+    let subjects: Vec<ChunkPath> = options.aeads().map(ChunkPath).collect();
+    let subjects: Vec<&dyn Subject> = subjects.iter().map(|subject| subject as &dyn Subject).collect();
     let sizes = options.chunk_sizes.iter().copied().filter(|size| layout_of(*size).is_some());
-    let measure = |size| {
-        let batches = vec![REQUEST_LEN.div_ceil(size)];
-        speed::run_on(&[&ChunkPath], &SpeedOptions { chunk_sizes: vec![size], batches, time: options.time })
-    };
-    let mut rows: Vec<SpeedRow> = sizes.flat_map(measure).collect();
+    let mut rows: Vec<SpeedRow> =
+        sizes.flat_map(|size| speed::run_on(&subjects, &spanning(size, options))).collect();
     for row in &mut rows {
         // Requests do not end where chunks do: the rate counts what was asked for.
         row.bytes_per_second *= REQUEST_LEN as f64 / (row.chunk_size_bytes * row.batch) as f64;
     }
     rows
+}
+
+/// Chunks of one size, as many at a time as a request spans.
+fn spanning(chunk_size: usize, options: &SpeedOptions) -> SpeedOptions {
+    let batches = vec![REQUEST_LEN.div_ceil(chunk_size.max(1))];
+    SpeedOptions { chunk_sizes: vec![chunk_size], batches, ..options.clone() }
 }
 
 /// The geometry whose chunks hold `size` plaintext bytes.
@@ -49,7 +55,7 @@ fn layout_of(size: usize) -> Option<Layout> {
 }
 
 /// Writing and reading a sealed file over memory.
-struct ChunkPath;
+struct ChunkPath(&'static dyn Aead);
 
 impl Subject for ChunkPath {
     fn algorithm(&self) -> &'static str {
@@ -57,11 +63,12 @@ impl Subject for ChunkPath {
     }
 
     fn implementation(&self) -> &'static str {
-        aead::best().name()
+        self.0.name()
     }
 
     fn prepare(&self, chunk_size: usize, _batch: usize) -> Box<dyn Workload + '_> {
         let (file, keys) = sample_file(layout_of(chunk_size).unwrap_or_default());
+        let file = file.with_aead(self.0);
         let mut workload = Box::new(Requests { file, keys, buffer: vec![0x6d; REQUEST_LEN], next: 0 });
         for _ in 0..REQUESTS {
             workload.run(Operation::Seal);
@@ -114,25 +121,48 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::crypto::aead;
 
     #[test]
     fn every_allowed_chunk_size_is_written_and_read() {
-        let chunk_sizes = vec![4064, 5000, 65_504];
-        let rows = run(&SpeedOptions { chunk_sizes, batches: vec![1], time: Duration::ZERO });
-        let measured: Vec<_> =
-            rows.iter().map(|row| (row.algorithm, row.chunk_size_bytes, row.batch, row.operation)).collect();
-        let expected = [(4064, 33), (65_504, 3)].into_iter().flat_map(|(size, batch)| {
-            [Operation::Seal, Operation::Open].map(|operation| ("chunk path", size, batch, operation))
-        });
-        assert_eq!(measured, expected.collect::<Vec<_>>());
+        let rows = run(&quick(&[4064, 5000, 65_504]));
+        let measured: Vec<_> = rows
+            .iter()
+            .map(|row| (row.implementation, row.chunk_size_bytes, row.batch, row.operation))
+            .collect();
+        let mut expected = Vec::new();
+        for (size, batch) in [(4064, 33), (65_504, 3)] {
+            for aead in aead::all() {
+                let rows = [Operation::Seal, Operation::Open];
+                expected.extend(rows.map(|operation| (aead.name(), size, batch, operation)));
+            }
+        }
+        assert_eq!(measured, expected);
+        assert!(rows.iter().all(|row| row.algorithm == "chunk path"));
         assert!(rows.iter().all(|row| row.bytes_per_second > 0.0 && row.bytes_per_second.is_finite()));
     }
 
     #[test]
     fn all_rows_are_the_ciphers_and_then_the_chunk_paths() {
-        let options = SpeedOptions { chunk_sizes: vec![4064], batches: vec![1], time: Duration::ZERO };
-        let rows = run_all(&options);
-        assert_eq!(rows.len(), 2 * aead::all().len() + 2);
+        let rows = run_all(&quick(&[4064]));
+        assert_eq!(rows.len(), 4 * aead::all().len());
         assert_eq!(rows.last().map(|row| row.algorithm), Some("chunk path"));
+        assert!(rows.iter().all(|row| row.batch == 33), "the rows do not compare");
+    }
+
+    #[test]
+    fn only_the_wanted_implementations_are_measured() {
+        let rows = run_all(&SpeedOptions { implementations: vec!["portable"], ..quick(&[4064]) });
+        assert_eq!(rows.len(), 4);
+        assert!(rows.iter().all(|row| row.implementation == "portable"));
+    }
+
+    fn quick(chunk_sizes: &[usize]) -> SpeedOptions {
+        SpeedOptions {
+            chunk_sizes: chunk_sizes.to_vec(),
+            batches: vec![1],
+            time: Duration::ZERO,
+            ..SpeedOptions::default()
+        }
     }
 }

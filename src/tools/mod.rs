@@ -3,5 +3,6 @@
 
 pub mod bundle;
 pub mod chunk_speed;
+pub mod mount_speed;
 pub mod rewrap;
 pub mod speed;
