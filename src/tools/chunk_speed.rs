@@ -57,7 +57,7 @@ impl Subject for ChunkPath {
     }
 
     fn implementation(&self) -> &'static str {
-        aead::best().name()
+        aead::for_contents().name()
     }
 
     fn prepare(&self, chunk_size: usize, _batch: usize) -> Box<dyn Workload + '_> {
