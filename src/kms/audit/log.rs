@@ -349,6 +349,11 @@ impl Shared {
             self.wait_for_group(&mut queue);
             let ends = queue.end;
             let is_idle = queue.events.is_empty() && queue.failure.is_none();
+            if is_idle {
+                // Said by a caller whose event was on its way to the disk already. It must not keep
+                // the writer from waiting.
+                queue.urgent = false;
+            }
             drop(queue);
             if !is_idle {
                 self.attempt();
@@ -460,5 +465,35 @@ impl Shared {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{EventIds, Limits, Owner};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::kms::{Realm, StoreId, SystemDisk};
+    use crate::secret::Key;
+
+    #[test]
+    fn a_writer_that_was_hurried_when_all_was_written_waits_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup {
+            disk: Arc::new(SystemDisk),
+            dir: dir.path().to_owned(),
+            owner: Owner { store: StoreId::from_bytes([7; 16]), realm: Realm::default() },
+            key: Arc::new(Key::random().unwrap()),
+            limits: Limits::default(),
+            ids: Arc::new(EventIds::random().unwrap()),
+        };
+        let log = AuditLog::start(setup, Head::START, Mode::Required, Arc::new(SystemClock)).unwrap();
+        log.shared.queue.lock().urgent = true;
+        log.shared.work.notify_one();
+        let deadline = Instant::now() + PATIENCE;
+        while log.shared.queue.lock().urgent {
+            assert!(Instant::now() < deadline, "it does not wait: it goes round and round");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
