@@ -316,7 +316,7 @@ impl<B: Backing> SealedFile<B> {
             backing,
             layout: head.layout(),
             head,
-            aead: aead::best(),
+            aead: aead::for_contents(),
             shape: RwLock::new(shape),
             ranges: RangeLock::default(),
             written: Mutex::default(),

@@ -63,6 +63,10 @@ use volume_args::VolumeCommand;
 use crate::crypto::aead;
 use crate::sys::process;
 
+/// What a build for measurements says, each time, when it is told not to encrypt.
+const UNENCRYPTED: &str = "CONTENTS OF FILES ARE NOT ENCRYPTED: this is a build for measurements, and KMSFS_AEAD=copy is set; \
+     unset it before you store anything";
+
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
     let given: Vec<_> = std::env::args_os().collect();
@@ -115,7 +119,10 @@ fn run(arguments: Arguments, output: &Output) -> CliResult<ExitCode> {
     process::harden().map_err(|e| {
         CliError::new(Code::Unexpected, format!("the process's memory cannot be protected: {e}"))
     })?;
-    aead::choose().map_err(|e| CliError::relayed(usage_code(), e.to_string()))?;
+    let ciphers = aead::choose().map_err(|e| CliError::relayed(usage_code(), e.to_string()))?;
+    if !ciphers.encrypts_contents() {
+        output.warn(UNENCRYPTED);
+    }
     // A check reports itself what the log would repeat.
     let is_quiet = matches!(arguments.command, Command::Fsck(_)) && global.verbose == 0;
     if !matches!(arguments.command, Command::Mount(_) | Command::Serve(_)) && !is_quiet {

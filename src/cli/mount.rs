@@ -10,6 +10,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 
+use super::UNENCRYPTED;
 use super::args::{Global, Mount};
 use super::dead_mount::clear_dead_mount;
 use super::exit::{CliError, CliResult, Code, words};
@@ -20,6 +21,7 @@ use super::log;
 use super::secret::{Purpose, secret};
 use super::settings::Settings;
 use super::signals::Signalled;
+use crate::crypto::aead;
 use crate::fs::{Fs, Volume, VolumeError, Watcher};
 use crate::kms::audit::Mode;
 use crate::kms::{UnlockSecret, store_exists};
@@ -224,6 +226,9 @@ fn serve(mut plan: Plan, ready: impl FnOnce() -> CliResult<()>) -> CliResult<()>
     let fs = open_volume(&plan, Arc::clone(&provider), descriptors)?;
     if let Some(logs) = &plan.log {
         log::to_file(&logs.join(format!("{}.log", fs.volume().id)), plan.verbose)?;
+    }
+    if aead::choose().is_ok_and(|ciphers| !ciphers.encrypts_contents()) {
+        tracing::error!("{UNENCRYPTED}");
     }
     if !crate::secret::all_locked() {
         tracing::warn!("keys could not be locked into memory (see 'ulimit -l'); they may reach swap");

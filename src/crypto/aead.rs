@@ -80,24 +80,58 @@ pub trait Aead: Send + Sync {
     fn open(&self, key: &Key, batch: &mut [Open<'_>]) -> Result<(), OpenError>;
 }
 
+/// Which implementations are used.
+#[derive(Clone, Copy)]
+pub struct Choice {
+    /// For all but contents of files. Always a cipher.
+    pub best: &'static dyn Aead,
+    /// For contents of files: the same, unless they are not to be encrypted.
+    pub for_contents: &'static dyn Aead,
+}
+
+impl Choice {
+    /// One cipher for everything.
+    pub(super) fn one(aead: &'static dyn Aead) -> Self {
+        Self { best: aead, for_contents: aead }
+    }
+
+    /// Whether contents of files are encrypted; false only in a build with the feature
+    /// `copy-cipher` that was told to copy them.
+    pub fn encrypts_contents(&self) -> bool {
+        self.best.name() == self.for_contents.name()
+    }
+}
+
 /// The implementation to use: the fastest on this machine, unless [`VARIABLE`] in the
 /// environment names another one. It is chosen once; call this before the first use of [`best`].
 ///
 /// # Errors
 /// [`UnknownImplementation`] when what it names does not run here.
-pub fn choose() -> Result<&'static dyn Aead, UnknownImplementation> {
+pub fn choose() -> Result<Choice, UnknownImplementation> {
     kernel::choose()
 }
 
-/// As [`choose`], where it was called before, or in a test.
+/// The cipher of [`choose`], where it was called before, or in a test.
 ///
 /// # Panics
 /// When [`choose`] fails.
+pub fn best() -> &'static dyn Aead {
+    chosen().best
+}
+
+/// What seals and opens contents of files, as [`best`].
+///
+/// # Panics
+/// As [`best`].
+pub fn for_contents() -> &'static dyn Aead {
+    chosen().for_contents
+}
+
 #[expect(
     clippy::panic,
     reason = "a program that did not choose at its start cannot go on with another cipher"
 )]
-pub fn best() -> &'static dyn Aead {
+fn chosen() -> Choice {
     choose().unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -2,6 +2,8 @@
 //! file or a master key is.
 
 pub mod aead;
+#[cfg(feature = "copy-cipher")]
+mod copying;
 pub mod kdf;
 mod kernel;
 pub mod nonce;

@@ -51,7 +51,9 @@ use zeroize::zeroize_stack;
 use self::aarch64::kernels;
 #[cfg(target_arch = "x86_64")]
 use self::x86_64::kernels;
-use super::aead::{Aead, Open, OpenError, Seal};
+use super::aead::{Aead, Choice, Open, OpenError, Seal};
+#[cfg(feature = "copy-cipher")]
+use super::copying::Copying;
 use crate::secret::{KEY_LEN, Key};
 use batch::{Long, Scratch, Short};
 use isa::Isa;
@@ -80,20 +82,25 @@ pub struct UnknownImplementation {
 ///
 /// # Errors
 /// [`UnknownImplementation`].
-pub(super) fn choose() -> Result<&'static dyn Aead, UnknownImplementation> {
-    static CHOICE: OnceLock<Result<&'static dyn Aead, UnknownImplementation>> = OnceLock::new();
+pub(super) fn choose() -> Result<Choice, UnknownImplementation> {
+    static CHOICE: OnceLock<Result<Choice, UnknownImplementation>> = OnceLock::new();
     CHOICE.get_or_init(|| named(env::var_os(VARIABLE))).clone()
 }
 
-fn named(asked: Option<OsString>) -> Result<&'static dyn Aead, UnknownImplementation> {
+fn named(asked: Option<OsString>) -> Result<Choice, UnknownImplementation> {
+    let fastest = all().last().copied().unwrap_or(&Portable);
     let Some(asked) = asked else {
-        return Ok(all().last().copied().unwrap_or(&Portable));
+        return Ok(Choice::one(fastest));
     };
     let asked = asked.to_string_lossy().into_owned();
+    #[cfg(feature = "copy-cipher")]
+    if asked == Copying::NAME {
+        return Ok(Choice { best: fastest, for_contents: &Copying });
+    }
     all()
         .iter()
         .find(|aead| aead.name() == asked)
-        .copied()
+        .map(|aead| Choice::one(*aead))
         .ok_or_else(|| UnknownImplementation { asked, known: all().iter().map(|aead| aead.name()).collect() })
 }
 
@@ -168,18 +175,37 @@ mod tests {
 
     #[test]
     fn the_fastest_is_used_unless_one_is_named() {
-        assert_eq!(named(None).unwrap().name(), all().last().unwrap().name());
+        let used = |name: Option<&str>| {
+            let choice = named(name.map(OsString::from)).unwrap();
+            assert!(choice.encrypts_contents());
+            (choice.best.name(), choice.for_contents.name())
+        };
+        let fastest = all().last().unwrap().name();
+        assert_eq!(used(None), (fastest, fastest));
         for aead in all() {
-            assert_eq!(named(Some(aead.name().into())).unwrap().name(), aead.name());
+            assert_eq!(used(Some(aead.name())), (aead.name(), aead.name()));
         }
     }
 
     #[test]
     fn a_name_that_does_not_run_here_is_an_error_that_lists_those_that_do() {
-        for wrong in ["", "AESNI", "vax"] {
+        let mut wrongs = vec!["", "AESNI", "vax", "Copy"];
+        if cfg!(not(feature = "copy-cipher")) {
+            wrongs.push("copy");
+        }
+        for wrong in wrongs {
             let error = named(Some(wrong.into())).err().unwrap().to_string();
             assert!(error.starts_with(&format!("KMSFS_AEAD={wrong} ")), "{error}");
             assert!(all().iter().all(|aead| error.contains(aead.name())), "{error}");
         }
+    }
+
+    #[cfg(feature = "copy-cipher")]
+    #[test]
+    fn only_contents_are_copied() {
+        let choice = named(Some("copy".into())).unwrap();
+        assert!(!choice.encrypts_contents());
+        assert_eq!(choice.best.name(), all().last().unwrap().name());
+        assert_eq!(choice.for_contents.name(), "copy");
     }
 }
