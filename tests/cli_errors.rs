@@ -513,7 +513,7 @@ fn every_result_is_json_where_asked_for() {
     json(&["key", "disable", "alias/photos", "--yes"]);
     json(&["key", "enable", "alias/photos"]);
     assert_eq!(json(&["key", "rotate", "alias/photos"])["CurrentKeyMaterialVersion"], 2);
-    assert!(json(&["bench", "--seconds", "0.01", "--chunk", "4"]).is_array());
+    assert!(json(&["bench", "--seconds", "0.01", "--chunk-size", "4K"]).is_array());
     if can_mount("every_result_is_json_where_asked_for") {
         world.mount("volume", &[]);
         fs::create_dir(world.path("volume.mnt").join("dir")).unwrap();
