@@ -1,7 +1,7 @@
 """How the rows are measured: a function for each group, which answers a value for each of its rows.
 
-Streams and random accesses are fio's, so that nothing of Python is between two requests; its
-times contain the fsync at the end. `cold` is after /proc/sys/vm/drop_caches: what the kernel had of
+Streams are written by dd, which opens a file to write it as cp and cat do, and read by fio, as are
+random accesses: nothing of Python is between two requests. Times contain the fsync at the end. `cold` is after /proc/sys/vm/drop_caches: what the kernel had of
 the mount and, on a disk, of the backing is gone; what a tmpfs holds is not."""
 
 import json
@@ -82,6 +82,28 @@ class Fio:
         return job["write" if "write" in direction else "read"]
 
 
+def dd(files, bs, size):
+    """Writes the files side by side, and fsyncs them; the report is like fio's."""
+    count = size // bs
+    begin = time.perf_counter()
+    jobs = [
+        subprocess.Popen(
+            ["dd", "if=/dev/zero", f"of={file}", f"bs={bs}", f"count={count}", "conv=fsync"],
+            stderr=subprocess.DEVNULL,
+        )
+        for file in files
+    ]
+    try:
+        failed = [job.args for job in jobs if job.wait(timeout=PATIENCE) != 0]
+    finally:
+        for job in jobs:
+            job.kill()
+    if failed:
+        raise subprocess.SubprocessError(f"{failed[0]} failed")
+    moved = count * bs * len(files)
+    return {"bw_bytes": moved / (time.perf_counter() - begin), "io_bytes": moved}
+
+
 def streams(mounted, sizes, jobs):
     """Sequential and random reads and writes, with the CPU time that they take."""
     suffix = "" if jobs == 1 else f"-{jobs}j"
@@ -109,7 +131,7 @@ def streams(mounted, sizes, jobs):
                 rows[f"cpu-{direction}"] = (cpu_seconds(mounted.pid) - own) / gib
         return report
 
-    rate("write-1m", with_cpu("write", lambda: fio.run("write", "1M", share, end_fsync=1)))
+    rate("write-1m", with_cpu("write", lambda: dd(fio.files(), MIB, share)))
     size = fio.size()
     forget()
     rate("read-1m-cold", with_cpu("read", lambda: fio.run("read", "1M", size)))
@@ -125,7 +147,7 @@ def streams(mounted, sizes, jobs):
         forget()
         rows["randwrite-4k"] = fio.run("randwrite", "4k", size, io_size=moved, end_fsync=1)["iops"]
     fio.remove()
-    rate("write-4k", fio.run("write", "4k", share // 4, end_fsync=1))
+    rate("write-4k", dd(fio.files(), 4096, share // 4))
     fio.remove()
     if jobs == 1:
         rows["append-fsync-4k"] = fio.run("write", "4k", sizes.appends * 4096, fsync=1)["iops"]
