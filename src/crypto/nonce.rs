@@ -4,7 +4,7 @@
 //! of its own: what it holds came from getrandom(2), and nothing is computed from it. Nonces are no
 //! secrets, so that it matters to nobody who sees them early. Two copies of one machine that was
 //! stopped in between begin with the same buffer; AES-256-GCM-SIV then shows no more than whether two
-//! messages are equal (RFC 8452, section 9), and after [`FETCHED`] of them they are apart. A process
+//! messages are equal (RFC 8452, section 9), and after `FETCHED` of them they are apart. A process
 //! forks before it has threads that seal (`sys::process::fork_daemon`), and the child keeps what the
 //! parent then has no use for.
 

@@ -1,7 +1,7 @@
 //! The engine of `kmsfs bench DIRECTORY`: how fast a live mount is, measured as a program sees it,
 //! with plain system calls in a directory of its own that goes afterwards. It prints nothing.
 //!
-//! A round goes through [`STEPS`] once; every figure is the median of some rounds. One thread, as
+//! A round goes through `STEPS` once; every figure is the median of some rounds. One thread, as
 //! most programs: what a mount does for several at a time shows elsewhere.
 
 mod cold;
