@@ -52,14 +52,6 @@ impl Mapping {
         }
     }
 
-    /// Pages of it that the kernel has in memory, mapped or not.
-    pub(crate) fn resident(&self) -> io::Result<usize> {
-        let mut pages = vec![0; self.len.div_ceil(4096)];
-        // SAFETY: exactly the mapping, and a byte for each of its pages.
-        check(unsafe { libc::mincore(self.at.cast(), self.len, pages.as_mut_ptr()) })?;
-        Ok(pages.iter().filter(|&&page| page & 1 != 0).count())
-    }
-
     /// Brings what was written to the file (`MS_SYNC`).
     pub(crate) fn sync(&self) -> io::Result<()> {
         // SAFETY: exactly the mapping.
