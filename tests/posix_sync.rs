@@ -95,8 +95,9 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.strace);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        // Not SIGINT: of a process that is just ending, strace then waits for the first thread, and that
+        // thread for strace to have taken note of the others. The kernel lets go of all of them.
+        let _ = self.strace.kill();
         let _ = self.strace.wait();
     }
 }
