@@ -2,17 +2,16 @@
 //! that does at each moment the worst that it may.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/unmounted.rs"]
+mod unmounted;
+
 use std::ffi::OsStr;
-use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use kmsfs::clock::SystemClock;
-use kmsfs::fs::{Fs, IoMode, KernelCache, NewMode, ROOT_INO, Requester, Volume};
-use kmsfs::kms::api::CreateKeyRequest;
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
-use kmsfs::provider::{Embedded, Provider, without_waiting};
-use kmsfs::secret::Passphrase;
+use kmsfs::fs::{Fs, IoMode, KernelCache, NewMode, ROOT_INO, Requester};
+use kmsfs::provider::without_waiting;
+use unmounted::Unmounted;
 
 const PAGE: usize = 4096;
 
@@ -40,7 +39,7 @@ impl KernelCache for Kernel {
 
 /// A file of one page of zeros that somebody writes directly and somebody else has mapped.
 struct Scene {
-    _dir: tempfile::TempDir,
+    _volume: Unmounted,
     fs: Arc<Fs>,
     writer: u64,
     mapper: u64,
@@ -49,19 +48,8 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-        let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-        let options = StoreOptions { costs, ..StoreOptions::default() };
-        let service =
-            Service::create(&dir.path().join("keys"), &secret, &options, Arc::new(SystemClock)).unwrap();
-        let key = service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn;
-        let provider: Arc<dyn Provider> = Arc::new(Embedded::new(service, Caller::current()));
-        let volume = dir.path().join("vol");
-        fs::create_dir(&volume).unwrap();
-        Volume::create(&volume, &*provider, &key).unwrap();
-        let volume = Volume::open(&volume, &*provider, false).unwrap();
-        let fs = Arc::new(Fs::new(volume, provider, &dir.path().join("mnt"), 1000).unwrap());
+        let volume = Unmounted::new();
+        let fs = volume.mount();
         let kernel = Kernel { fs: Arc::clone(&fs), dirty: Mutex::default(), dropped: Mutex::default() };
         let kernel = Arc::new(kernel);
         fs.set_kernel(kernel.clone());
@@ -71,7 +59,7 @@ impl Scene {
         fs.write(writer, 0, &[0; PAGE], false, None).unwrap();
         let mapper = fs.open(attr.ino, true).unwrap();
         assert_eq!(fs.choose_io_mode(mapper, IoMode::Cached).unwrap(), IoMode::Direct);
-        Self { _dir: dir, fs, writer, mapper, kernel }
+        Self { _volume: volume, fs, writer, mapper, kernel }
     }
 
     /// The kernel fetches the page.

@@ -1,6 +1,9 @@
 //! Orders of events in which a volume once lost or showed what it must not.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/unmounted.rs"]
+mod unmounted;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -9,72 +12,31 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use kmsfs::clock::SystemClock;
 use kmsfs::format::PAGE_LEN;
 use kmsfs::fs::{
-    Fs, FsError, NewMode, ROOT_INO, Requester, SetAttr, SetTime, Time, Volume, WRAP_XATTR, Watcher, Wrapping,
+    Fs, FsError, NewMode, ROOT_INO, Requester, SetAttr, SetTime, Time, WRAP_XATTR, Watcher, Wrapping,
 };
-use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
-use kmsfs::kms::{
-    Caller, Costs, DataKey, EncryptionContext, KeyMetadata, KeyWatcher, Service, StoreOptions, UnlockSecret,
-    UnwrappedDataKey,
-};
-use kmsfs::provider::{Embedded, Provider, ProviderError};
-use kmsfs::secret::Passphrase;
+use kmsfs::kms::api::KeyRequest;
+use kmsfs::kms::{Caller, DataKey, EncryptionContext, KeyMetadata, KeyWatcher, UnwrappedDataKey};
+use kmsfs::provider::{Provider, ProviderError};
 use rustix::fs::XattrFlags;
+use unmounted::Unmounted;
 
 const PAYLOAD: usize = 4064;
 /// Enough for another thread to go on, as a rule.
 const MOMENT: Duration = Duration::from_millis(200);
 
-/// A volume in a temporary directory, used without a mount.
-struct Bench {
-    dir: tempfile::TempDir,
-    service: Arc<Service>,
-    provider: Arc<dyn Provider>,
-    key: String,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-        let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-        let options = StoreOptions { costs, ..StoreOptions::default() };
-        let store = dir.path().join("keys");
-        let service = Service::create(&store, &secret, &options, Arc::new(SystemClock)).unwrap();
-        let key = service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn;
-        let provider: Arc<dyn Provider> = Arc::new(Embedded::new(Arc::clone(&service), Caller::current()));
-        fs::create_dir(dir.path().join("vol")).unwrap();
-        Volume::create(&dir.path().join("vol"), &*provider, &key).unwrap();
-        Self { dir, service, provider, key }
-    }
-
-    fn volume(&self) -> PathBuf {
-        self.dir.path().join("vol")
-    }
-
-    fn mount(&self) -> Arc<Fs> {
-        self.mount_within(1000)
-    }
-
-    /// A mount that may hold about so many descriptors.
-    fn mount_within(&self, descriptors: u64) -> Arc<Fs> {
-        let volume = Volume::open(&self.volume(), &*self.provider, false).unwrap();
-        let mountpoint = self.dir.path().join("mnt");
-        Arc::new(Fs::new(volume, Arc::clone(&self.provider), &mountpoint, descriptors).unwrap())
-    }
-
+impl Unmounted {
     /// The backing entries that are no record of kmsfs's own.
     fn entries(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.volume()).unwrap().map(|e| e.unwrap().path());
+        let entries = fs::read_dir(self.path()).unwrap().map(|e| e.unwrap().path());
         entries.filter(|p| !p.file_name().unwrap().to_str().unwrap().starts_with("kmsfs.")).collect()
     }
 
     /// How many descriptors of files in the volume this process has.
     fn descriptors(&self) -> u64 {
         let of_volume = |entry: std::io::Result<fs::DirEntry>| {
-            fs::read_link(entry.unwrap().path()).is_ok_and(|target| target.starts_with(self.volume()))
+            fs::read_link(entry.unwrap().path()).is_ok_and(|target| target.starts_with(self.path()))
         };
         fs::read_dir("/proc/self/fd").unwrap().map(of_volume).filter(|&ours| ours).count() as u64
     }
@@ -115,21 +77,21 @@ fn read(fs: &Fs, name: &str, at: u64, len: usize) -> Result<Vec<u8>, FsError> {
 }
 
 /// A volume with a file of four chunks of ones, settled and unmounted properly.
-fn settled_file() -> (Bench, PathBuf) {
-    let bench = Bench::new();
-    let fs = bench.mount();
+fn settled_file() -> (Unmounted, PathBuf) {
+    let volume = Unmounted::new();
+    let fs = volume.mount();
     fs.release(write(&fs, "a", 0, &[1; 4 * PAYLOAD]));
     fs.shut_down().unwrap();
     drop(fs);
-    let file = bench.entries().remove(0);
-    (bench, file)
+    let file = volume.entries().remove(0);
+    (volume, file)
 }
 
 /// Overwrites the second chunk with twos; then the machine stops, and the header on disk is still
 /// the one from before.
-fn crash_with_the_mark_lost(bench: &Bench, file: &PathBuf) {
+fn crash_with_the_mark_lost(volume: &Unmounted, file: &PathBuf) {
     let header = fs::read(file).unwrap()[..PAGE_LEN].to_vec();
-    let fs = bench.mount();
+    let fs = volume.mount();
     write(&fs, "a", PAYLOAD as u64, &[2; PAYLOAD]);
     drop(fs);
     File::options().write(true).open(file).unwrap().write_all_at(&header, 0).unwrap();
@@ -137,25 +99,25 @@ fn crash_with_the_mark_lost(bench: &Bench, file: &PathBuf) {
 
 #[test]
 fn an_overwrite_whose_mark_was_lost_in_a_crash_stays_readable() {
-    let (bench, file) = settled_file();
-    crash_with_the_mark_lost(&bench, &file);
-    let fs = bench.mount();
+    let (volume, file) = settled_file();
+    crash_with_the_mark_lost(&volume, &file);
+    let fs = volume.mount();
     fs.recover(&|| false);
     assert_eq!(read(&fs, "a", PAYLOAD as u64, 5).unwrap(), [2; 5]);
     fs.shut_down().unwrap();
     drop(fs);
-    let fs = bench.mount();
+    let fs = volume.mount();
     assert!(!fs.volume().is_recovering());
     assert_eq!(read(&fs, "a", PAYLOAD as u64, 5).unwrap(), [2; 5]);
 }
 
 #[test]
 fn a_damaged_interrupted_file_does_not_keep_a_mount_from_ending() {
-    let (bench, file) = settled_file();
-    crash_with_the_mark_lost(&bench, &file);
+    let (volume, file) = settled_file();
+    crash_with_the_mark_lost(&volume, &file);
     File::options().write(true).open(&file).unwrap().write_all_at(b"x", 3 * PAGE_LEN as u64 + 99).unwrap();
     for _ in 0..2 {
-        let fs = bench.mount();
+        let fs = volume.mount();
         fs.recover(&|| false);
         assert_eq!(read(&fs, "a", 2 * PAYLOAD as u64, 5).unwrap_err().errno(), libc::EIO);
         assert_eq!(read(&fs, "a", PAYLOAD as u64, 5).unwrap(), [2; 5], "its other chunks are fine");
@@ -166,79 +128,79 @@ fn a_damaged_interrupted_file_does_not_keep_a_mount_from_ending() {
 
 #[test]
 fn a_file_left_unsettled_under_a_disabled_key_is_readable_once_the_key_is_enabled() {
-    let bench = Bench::new();
-    let fs = bench.mount();
-    let guard = bench.service.watch(Arc::new(Watcher(Arc::clone(&fs))));
+    let volume = Unmounted::new();
+    let fs = volume.mount();
+    let guard = volume.service.watch(Arc::new(Watcher(Arc::clone(&fs))));
     fs.release(write(&fs, "a", 0, &[1; PAYLOAD]));
-    bench.service.disable_key(&Caller::current(), &bench.key_request()).unwrap();
+    volume.service.disable_key(&Caller::current(), &volume.key_request()).unwrap();
     fs.shut_down().unwrap();
     drop((guard, fs));
     // A mount in between that does not touch the file.
-    bench.mount().shut_down().unwrap();
-    bench.service.enable_key(&Caller::current(), &bench.key_request()).unwrap();
-    let fs = bench.mount();
+    volume.mount().shut_down().unwrap();
+    volume.service.enable_key(&Caller::current(), &volume.key_request()).unwrap();
+    let fs = volume.mount();
     assert_eq!(read(&fs, "a", 0, 5).unwrap(), [1; 5]);
 }
 
 #[test]
 fn a_file_that_could_not_be_settled_for_its_key_is_settled_when_that_is_enabled() {
-    let bench = Bench::new();
-    let fs = bench.mount();
-    let guard = bench.service.watch(Arc::new(Watcher(Arc::clone(&fs))));
+    let volume = Unmounted::new();
+    let fs = volume.mount();
+    let guard = volume.service.watch(Arc::new(Watcher(Arc::clone(&fs))));
     fs.release(write(&fs, "a", 0, &[1; PAYLOAD]));
     let ino = fs.lookup(ROOT_INO, OsStr::new("a")).unwrap().ino;
-    bench.service.disable_key(&Caller::current(), &bench.key_request()).unwrap();
+    volume.service.disable_key(&Caller::current(), &volume.key_request()).unwrap();
     fs.settle_closed();
     fs.forget(ino, 2);
-    bench.service.enable_key(&Caller::current(), &bench.key_request()).unwrap();
+    volume.service.enable_key(&Caller::current(), &volume.key_request()).unwrap();
     fs.shut_down().unwrap();
     drop((guard, fs));
-    assert!(bench.mount().volume().began_settled());
+    assert!(volume.mount().volume().began_settled());
 }
 
 #[test]
 fn an_old_header_is_refused_on_a_volume_where_every_file_was_settled() {
-    let bench = Bench::new();
-    let fs = bench.mount();
+    let volume = Unmounted::new();
+    let fs = volume.mount();
     let fh = write(&fs, "a", 0, &[1; PAYLOAD]);
-    let file = bench.entries().remove(0);
+    let file = volume.entries().remove(0);
     let unsettled = fs::read(&file).unwrap()[..PAGE_LEN].to_vec();
     fs.release(fh);
     fs.shut_down().unwrap();
     drop(fs);
     File::options().write(true).open(&file).unwrap().write_all_at(&unsettled, 0).unwrap();
-    assert_eq!(read(&bench.mount(), "a", 0, 5).unwrap_err().errno(), libc::EIO);
+    assert_eq!(read(&volume.mount(), "a", 0, 5).unwrap_err().errno(), libc::EIO);
 }
 
 #[test]
 fn a_file_whose_header_was_erased_is_damaged_or_after_a_crash_empty() {
-    let (bench, file) = settled_file();
+    let (volume, file) = settled_file();
     File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
-    let fs = bench.mount();
+    let fs = volume.mount();
     assert_eq!(read(&fs, "a", 0, 5).unwrap_err().errno(), libc::EIO);
     drop(fs);
     // That mount ended in a crash: now the file may be one that was never durable.
-    let fs = bench.mount();
+    let fs = volume.mount();
     assert_eq!(fs.lookup(ROOT_INO, OsStr::new("a")).unwrap().size, 0);
     fs.release(write(&fs, "a", 0, b"anew"));
     fs.recover(&|| false);
     fs.shut_down().unwrap();
     drop(fs);
-    assert_eq!(read(&bench.mount(), "a", 0, 4).unwrap(), b"anew");
+    assert_eq!(read(&volume.mount(), "a", 0, 4).unwrap(), b"anew");
 }
 
 #[test]
 fn a_lost_record_of_a_directory_is_rebuilt_from_its_long_names() {
-    let bench = Bench::new();
+    let volume = Unmounted::new();
     let long = "n".repeat(200);
-    let fs = bench.mount();
+    let fs = volume.mount();
     let dir = fs.mkdir(me(), ROOT_INO, OsStr::new("d"), mode(0o700)).unwrap();
     let (_, fh) = fs.create(me(), dir.ino, OsStr::new(&long), mode(0o600)).unwrap();
     fs.release(fh);
     fs.shut_down().unwrap();
     drop(fs);
-    fs::remove_file(bench.entries().remove(0).join("kmsfs.dir")).unwrap();
-    let fs = bench.mount();
+    fs::remove_file(volume.entries().remove(0).join("kmsfs.dir")).unwrap();
+    let fs = volume.mount();
     let dir = fs.lookup(ROOT_INO, OsStr::new("d")).unwrap();
     fs.lookup(dir.ino, OsStr::new(&long)).unwrap();
 }
@@ -246,19 +208,19 @@ fn a_lost_record_of_a_directory_is_rebuilt_from_its_long_names() {
 #[test]
 fn either_copy_of_the_volume_page_is_enough() {
     for lost in ["kmsfs.volume", "kmsfs.volume.copy"] {
-        let (bench, _) = settled_file();
-        fs::remove_file(bench.volume().join(lost)).unwrap();
-        let fs = bench.mount();
+        let (volume, _) = settled_file();
+        fs::remove_file(volume.path().join(lost)).unwrap();
+        let fs = volume.mount();
         assert_eq!(read(&fs, "a", 0, 5).unwrap(), [1; 5]);
         fs.shut_down().unwrap();
-        assert!(bench.volume().join(lost).exists(), "{lost} was made anew");
+        assert!(volume.path().join(lost).exists(), "{lost} was made anew");
     }
 }
 
 #[test]
 fn settling_leaves_attributes_as_they_were() {
-    let bench = Bench::new();
-    let fs = bench.mount();
+    let volume = Unmounted::new();
+    let fs = volume.mount();
     let fh = write(&fs, "a", 0, b"program");
     let ino = fs.lookup(ROOT_INO, OsStr::new("a")).unwrap().ino;
     let long_ago = SetTime::At(Time { seconds: -1, nanoseconds: 5 });
@@ -275,7 +237,7 @@ fn settling_leaves_attributes_as_they_were() {
     fs.shut_down().unwrap();
     drop(fs);
 
-    let fs = bench.mount();
+    let fs = volume.mount();
     let after = fs.lookup(ROOT_INO, OsStr::new("a")).unwrap();
     assert_eq!((after.mode, after.mtime), (0o6755, before.mtime));
     assert_eq!(fs.getxattr(ino, name).is_ok_and(|value| value == capability), capable);
@@ -283,13 +245,13 @@ fn settling_leaves_attributes_as_they_were() {
 
 #[test]
 fn attributes_of_a_directory_are_bound_to_it() {
-    let bench = Bench::new();
-    let fs = bench.mount();
+    let volume = Unmounted::new();
+    let fs = volume.mount();
     let first = fs.mkdir(me(), ROOT_INO, OsStr::new("a"), mode(0o700)).unwrap();
-    let from = bench.entries().remove(0);
+    let from = volume.entries().remove(0);
     fs.setxattr(me(), first.ino, OsStr::new("user.role"), b"admin", 0).unwrap();
     let second = fs.mkdir(me(), ROOT_INO, OsStr::new("b"), mode(0o700)).unwrap();
-    let to = bench.entries().into_iter().find(|entry| *entry != from).unwrap();
+    let to = volume.entries().into_iter().find(|entry| *entry != from).unwrap();
     let mut names = vec![0; 4096];
     let len = rustix::fs::listxattr(&from, &mut names).unwrap();
     let name = names[..len].split(|&b| b == 0).find(|name| name.starts_with(b"user.kmsfs.x.")).unwrap();
@@ -303,11 +265,11 @@ fn attributes_of_a_directory_are_bound_to_it() {
 #[test]
 fn many_open_files_leave_fewer_descriptors_to_inodes() {
     const LIMIT: u64 = 400;
-    let bench = Bench::new();
-    let fs = bench.mount_within(LIMIT);
+    let volume = Unmounted::new();
+    let fs = volume.mount_within(LIMIT);
     let settling = Arc::clone(&fs);
     let settler = std::thread::spawn(move || settling.run_settler());
-    let held = || bench.descriptors();
+    let held = || volume.descriptors();
     let files: Vec<_> = (0..LIMIT * 3 / 4).map(|i| write(&fs, &i.to_string(), 0, b"contents")).collect();
     assert!(held() <= LIMIT, "{} descriptors", held());
     for fh in files {
@@ -323,11 +285,11 @@ fn many_open_files_leave_fewer_descriptors_to_inodes() {
 #[test]
 fn a_tree_may_be_larger_than_the_limit_of_descriptors() {
     const LIMIT: u64 = 64;
-    let bench = Bench::new();
-    let fs = bench.mount_within(LIMIT);
+    let volume = Unmounted::new();
+    let fs = volume.mount_within(LIMIT);
     let settling = Arc::clone(&fs);
     let settler = std::thread::spawn(move || settling.run_settler());
-    let held = || bench.descriptors();
+    let held = || volume.descriptors();
     let before = held();
     let mut files = Vec::new();
     for d in 0..8 {
@@ -426,18 +388,17 @@ impl Provider for Halting {
 
 #[test]
 fn a_file_that_is_just_being_created_is_not_begun_a_second_time_by_the_recovery() {
-    let bench = Bench::new();
+    let volume = Unmounted::new();
     // That mount ends in a crash.
-    drop(bench.mount());
-    let provider = Arc::clone(&bench.provider);
+    drop(volume.mount());
+    let provider = Arc::clone(&volume.provider);
     let halting = Arc::new(Halting {
         provider,
         wanted: AtomicU32::new(0),
         described: AtomicU32::new(0),
         meeting: Barrier::new(2),
     });
-    let volume = Volume::open(&bench.volume(), &*bench.provider, false).unwrap();
-    let fs = Fs::new(volume, Arc::<Halting>::clone(&halting), &bench.dir.path().join("mnt"), 1000).unwrap();
+    let fs = volume.mount_with(Arc::<Halting>::clone(&halting));
     assert!(fs.volume().is_recovering());
     std::thread::scope(|scope| {
         let creating = scope.spawn(|| fs.create(me(), ROOT_INO, OsStr::new("a"), mode(0o600)).unwrap().1);
@@ -455,13 +416,13 @@ fn a_file_that_is_just_being_created_is_not_begun_a_second_time_by_the_recovery(
     });
     // In a crash.
     drop(fs);
-    assert_eq!(read(&bench.mount(), "a", 0, 8).unwrap(), b"contents");
+    assert_eq!(read(&volume.mount(), "a", 0, 8).unwrap(), b"contents");
 }
 
 #[test]
 fn wrapping_many_files_anew_asks_for_the_key_once() {
-    let bench = Bench::new();
-    let provider = Arc::clone(&bench.provider);
+    let volume = Unmounted::new();
+    let provider = Arc::clone(&volume.provider);
     let asked = Arc::new(Halting {
         provider,
         // None is held back.
@@ -469,8 +430,7 @@ fn wrapping_many_files_anew_asks_for_the_key_once() {
         described: AtomicU32::new(0),
         meeting: Barrier::new(2),
     });
-    let volume = Volume::open(&bench.volume(), &*bench.provider, false).unwrap();
-    let fs = Fs::new(volume, Arc::<Halting>::clone(&asked), &bench.dir.path().join("mnt"), 1000).unwrap();
+    let fs = volume.mount_with(Arc::<Halting>::clone(&asked));
     let files: Vec<u64> = (0..5)
         .map(|i| {
             let (attr, fh) = fs.create(me(), ROOT_INO, OsStr::new(&i.to_string()), mode(0o600)).unwrap();
@@ -484,8 +444,8 @@ fn wrapping_many_files_anew_asks_for_the_key_once() {
         serde_json::from_slice::<Wrapping>(&value).unwrap().key_version
     };
     for round in 2..4 {
-        let request = bench.key_request();
-        bench.service.rotate_key_on_demand(&Caller::current(), &request).unwrap();
+        let request = volume.key_request();
+        volume.service.rotate_key_on_demand(&Caller::current(), &request).unwrap();
         let before = asked.described.swap(0, Ordering::SeqCst);
         assert!(before <= 1, "asked {before} times");
         for ino in &files {

@@ -3,18 +3,19 @@
 //! `scripts/tsan` runs it under ThreadSanitizer.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/unmounted.rs"]
+mod unmounted;
+
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kmsfs::clock::SystemClock;
-use kmsfs::fs::{Fs, NewMode, ROOT_INO, Requester, Volume, Watcher};
-use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
-use kmsfs::provider::{Embedded, Provider};
-use kmsfs::secret::Passphrase;
+use kmsfs::fs::{Fs, NewMode, ROOT_INO, Requester, Watcher};
+use kmsfs::kms::api::KeyRequest;
+use kmsfs::kms::{Caller, Service};
+use unmounted::Unmounted;
 
 const FOR: Duration = Duration::from_secs(2);
 const FILES: usize = 3;
@@ -96,23 +97,9 @@ fn refused_for_the_key(error: kmsfs::fs::FsError) {
 
 #[test]
 fn files_survive_many_threads_and_a_key_that_comes_and_goes() {
-    let dir = tempfile::tempdir().unwrap();
-    let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-    let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-    let options = StoreOptions { costs, ..StoreOptions::default() };
-    let store = dir.path().join("keys");
-    let service = Service::create(&store, &secret, &options, Arc::new(SystemClock)).unwrap();
-    let caller = Caller::current();
-    let key = service.create_key(&caller, &CreateKeyRequest::default()).unwrap().arn;
-    let provider: Arc<dyn Provider> = Arc::new(Embedded::new(Arc::clone(&service), caller.clone()));
-    let path = dir.path().join("volume");
-    std::fs::create_dir(&path).unwrap();
-    Volume::create(&path, &*provider, &key).unwrap();
-    let mount = || {
-        let volume = Volume::open(&path, &*provider, false).unwrap();
-        Arc::new(Fs::new(volume, Arc::clone(&provider), &path, 1000).unwrap())
-    };
-    let fs = mount();
+    let volume = Unmounted::new();
+    let (service, caller) = (Arc::clone(&volume.service), Caller::current());
+    let fs = volume.mount();
     let by = Requester { uid: 0, gid: 0, pid: std::process::id() };
     let names: Vec<String> = (0..FILES).map(|n| format!("file {n}")).collect();
     let create = |name: &String| {
@@ -125,7 +112,7 @@ fn files_survive_many_threads_and_a_key_that_comes_and_goes() {
     let guard = service.watch(Arc::new(Watcher(Arc::clone(&fs))));
     let written = (0..FILES).map(|_| AtomicU64::new(0)).collect();
     let (cuts, done) = (AtomicU64::new(0), AtomicBool::new(false));
-    let key = KeyRequest { key_id: key };
+    let key = KeyRequest { key_id: volume.key.clone() };
     let world = World { service, caller, key, fs, inodes, written, cuts, done };
 
     thread::scope(|scope| {
@@ -151,7 +138,7 @@ fn files_survive_many_threads_and_a_key_that_comes_and_goes() {
     drop(guard);
     let World { fs, written, .. } = world;
     drop(fs);
-    let fs = mount();
+    let fs = volume.mount();
     assert!(fs.volume().began_settled(), "every file was settled");
     for (name, written) in names.iter().zip(written) {
         let written = written.into_inner();

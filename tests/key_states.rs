@@ -2,17 +2,16 @@
 //! on.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/unmounted.rs"]
+mod unmounted;
+
 use std::ffi::OsStr;
-use std::fs;
 use std::sync::{Arc, Mutex};
 
-use kmsfs::clock::SystemClock;
-use kmsfs::fs::{Fs, NewMode, ROOT_INO, RenameMode, Requester, Volume};
-use kmsfs::kms::api::CreateKeyRequest;
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
-use kmsfs::kms::{DataKey, EncryptionContext, KeyMetadata, KeyWatcher, UnwrappedDataKey};
+use kmsfs::fs::{NewMode, ROOT_INO, RenameMode, Requester};
+use kmsfs::kms::{Caller, DataKey, EncryptionContext, KeyMetadata, KeyWatcher, UnwrappedDataKey};
 use kmsfs::provider::{Embedded, Provider, ProviderError};
-use kmsfs::secret::Passphrase;
+use unmounted::Unmounted;
 
 /// A provider that can be told to refuse data keys.
 struct Moody {
@@ -61,22 +60,12 @@ impl Provider for Moody {
 
 #[test]
 fn each_refusal_of_the_key_service_has_its_error() {
-    let dir = tempfile::tempdir().unwrap();
-    let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-    let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-    let options = StoreOptions { costs, ..StoreOptions::default() };
-    let service =
-        Service::create(&dir.path().join("keys"), &secret, &options, Arc::new(SystemClock)).unwrap();
-    let key = service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn;
-    let provider = Embedded::new(Arc::clone(&service), Caller::current());
+    let volume = Unmounted::new();
+    let provider = Embedded::new(Arc::clone(&volume.service), Caller::current());
     let provider = Arc::new(Moody { provider, refusal: Mutex::default() });
-    let path = dir.path().join("vol");
-    fs::create_dir(&path).unwrap();
-    Volume::create(&path, &*provider, &key).unwrap();
     let mount = || {
         provider.refuse(None);
-        let volume = Volume::open(&path, &*provider, false).unwrap();
-        Fs::new(volume, Arc::<Moody>::clone(&provider), &dir.path().join("mnt"), 1000).unwrap()
+        volume.mount_with(Arc::<Moody>::clone(&provider))
     };
     let by = Requester { uid: 0, gid: 0, pid: std::process::id() };
     let (mode, name) = (NewMode { mode: 0o600, umask: 0 }, OsStr::new);

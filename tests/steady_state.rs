@@ -15,16 +15,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::child;
+use common::unmounted::Unmounted;
 use kmsfs::chunk::{ChunkError, SealedFile};
-use kmsfs::clock::SystemClock;
 use kmsfs::format::Id;
 use kmsfs::format::head::{Head, Kind};
 use kmsfs::format::slot::Wrapped;
-use kmsfs::fs::{Fs, NewMode, ROOT_INO, Requester, Volume};
-use kmsfs::kms::api::CreateKeyRequest;
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
-use kmsfs::provider::{Embedded, Provider};
-use kmsfs::secret::{Key, Passphrase};
+use kmsfs::fs::{Fs, NewMode, ROOT_INO, Requester};
+use kmsfs::secret::Key;
 
 /// Counts allocations, thread by thread.
 struct Counting;
@@ -94,34 +91,29 @@ impl Subject for Sealed {
 }
 
 /// A file of a volume, through a handle.
-struct Handle(Arc<Fs>, u64);
+struct Handle {
+    fs: Arc<Fs>,
+    fh: u64,
+    _volume: Unmounted,
+}
 
 impl Handle {
-    fn new(dir: &Path) -> Self {
-        let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-        let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-        let options = StoreOptions { costs, ..StoreOptions::default() };
-        let service = Service::create(&dir.join("keys"), &secret, &options, Arc::new(SystemClock)).unwrap();
-        let key = service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn;
-        let provider: Arc<dyn Provider> = Arc::new(Embedded::new(service, Caller::current()));
-        let volume = dir.join("vol");
-        std::fs::create_dir(&volume).unwrap();
-        Volume::create(&volume, &*provider, &key).unwrap();
-        let volume = Volume::open(&volume, &*provider, false).unwrap();
-        let fs = Arc::new(Fs::new(volume, provider, &dir.join("mnt"), 1000).unwrap());
+    fn new() -> Self {
+        let volume = Unmounted::new();
+        let fs = volume.mount();
         let mode = NewMode { mode: 0o600, umask: 0 };
-        let (_, handle) = fs.create(Requester::own(), ROOT_INO, OsStr::new("file"), mode).unwrap();
-        Self(fs, handle)
+        let (_, fh) = fs.create(Requester::own(), ROOT_INO, OsStr::new("file"), mode).unwrap();
+        Self { fs, fh, _volume: volume }
     }
 }
 
 impl Subject for Handle {
     fn read(&self, offset: u64, out: &mut [u8]) {
-        assert_eq!(self.0.read(self.1, offset, out).unwrap(), out.len());
+        assert_eq!(self.fs.read(self.fh, offset, out).unwrap(), out.len());
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        self.0.write(self.1, offset, data, false, None).unwrap();
+        self.fs.write(self.fh, offset, data, false, None).unwrap();
     }
 }
 
@@ -182,8 +174,7 @@ fn requests_to_a_sealed_file_allocate_nothing() {
 
 #[test]
 fn requests_through_a_handle_allocate_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    assert_no_allocation(&Handle::new(dir.path()));
+    assert_no_allocation(&Handle::new());
 }
 
 #[test]
@@ -201,7 +192,7 @@ fn mark() {
 
 /// In the process that is traced: rounds of requests, each between two marks.
 fn traced(dir: &Path) {
-    let subjects: [Box<dyn Subject>; 2] = [Box::new(Sealed::new(dir)), Box::new(Handle::new(dir))];
+    let subjects: [Box<dyn Subject>; 2] = [Box::new(Sealed::new(dir)), Box::new(Handle::new())];
     for subject in subjects {
         filled(&*subject);
         for (what, len) in ROUNDS {

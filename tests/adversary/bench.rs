@@ -3,15 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kmsfs::clock::SystemClock;
 use kmsfs::fs::{Fs, Volume, VolumeError};
-use kmsfs::kms::api::CreateKeyRequest;
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
+use kmsfs::kms::Caller;
 use kmsfs::provider::{Embedded, Provider};
-use kmsfs::secret::Passphrase;
 use tempfile::TempDir;
 
 use crate::memory_dir::memory_dir;
+use crate::unmounted::{key_store, new_key};
 
 /// Descriptors that a mount may hold: few, so that inodes are opened again by name.
 const DESCRIPTORS: u64 = 64;
@@ -25,14 +23,9 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let dir = memory_dir("kmsfs-adversary-");
-        let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-        let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-        let options = StoreOptions { costs, ..StoreOptions::default() };
-        let service =
-            Service::create(&dir.path().join("keys"), &secret, &options, Arc::new(SystemClock)).unwrap();
-        let key = || service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn;
-        let keys = [key(), key()];
-        let provider = Arc::new(Embedded::new(Arc::clone(&service), Caller::current()));
+        let service = key_store(&dir.path().join("keys"));
+        let keys = [new_key(&service), new_key(&service)];
+        let provider = Arc::new(Embedded::new(service, Caller::current()));
         Self { dir, provider, keys }
     }
 

@@ -19,6 +19,8 @@ mod memory_dir;
 mod oracle;
 mod outside;
 mod tree;
+#[path = "../common/unmounted.rs"]
+mod unmounted;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -11,18 +11,18 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use kmsfs::check::{self, Options, Progress, Report};
-use kmsfs::clock::SystemClock;
 use kmsfs::crypto::kdf::sha256;
 use kmsfs::format::head::Kind;
 use kmsfs::format::layout::Layout;
 use kmsfs::format::page::Page;
 use kmsfs::fs::{Fs, KEY_XATTR, NewMode, ROOT_INO, Requester, Volume, VolumeError};
-use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
+use kmsfs::kms::api::KeyRequest;
+use kmsfs::kms::{Caller, Service};
 use kmsfs::names;
 use kmsfs::provider::{Embedded, Provider};
-use kmsfs::secret::Passphrase;
 use tempfile::TempDir;
+
+use crate::common::unmounted::{key_store, new_key};
 
 pub(crate) const PAYLOAD: u64 = 4064;
 pub(crate) const PAGE: usize = 4096;
@@ -66,13 +66,8 @@ impl Bench {
     /// A key store and an empty volume.
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("kmsfs-fsck-").tempdir_in("/var/tmp").unwrap();
-        let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-        let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-        let options = StoreOptions { costs, ..StoreOptions::default() };
-        let store = dir.path().join("keys");
-        let service = Service::create(&store, &secret, &options, Arc::new(SystemClock)).unwrap();
-        let key = || service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn;
-        let keys = [key(), key()];
+        let service = key_store(&dir.path().join("keys"));
+        let keys = [new_key(&service), new_key(&service)];
         let provider: Arc<dyn Provider> = Arc::new(Embedded::new(Arc::clone(&service), Caller::current()));
         fs::create_dir(dir.path().join("vol")).unwrap();
         Volume::create(&dir.path().join("vol"), &*provider, &keys[0]).unwrap();

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kmsfs::clock::SystemClock;
 use kmsfs::fs::{Fs, NewMode, Requester, Volume};
-use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
+use kmsfs::kms::api::KeyRequest;
+use kmsfs::kms::{Caller, Service};
 use kmsfs::provider::{Embedded, Provider};
-use kmsfs::secret::Passphrase;
 use tempfile::TempDir;
+
+use crate::unmounted::{key_store, new_key};
 
 pub(crate) struct Bench {
     dir: TempDir,
@@ -23,13 +23,8 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("kmsfs-index-").tempdir_in("/dev/shm").unwrap();
-        let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-        let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-        let options = StoreOptions { costs, ..StoreOptions::default() };
-        let service =
-            Service::create(&dir.path().join("keys"), &secret, &options, Arc::new(SystemClock)).unwrap();
-        let keys = [(); 2]
-            .map(|()| service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn);
+        let service = key_store(&dir.path().join("keys"));
+        let keys = [new_key(&service), new_key(&service)];
         let provider: Arc<dyn Provider> = Arc::new(Embedded::new(Arc::clone(&service), Caller::current()));
         fs::create_dir(dir.path().join("vol")).unwrap();
         Volume::create(&dir.path().join("vol"), &*provider, &keys[0]).unwrap();

@@ -5,6 +5,8 @@
 
 mod bench;
 mod count;
+#[path = "../common/unmounted.rs"]
+mod unmounted;
 
 use std::ffi::OsStr;
 use std::fs;
