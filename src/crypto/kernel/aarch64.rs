@@ -3,64 +3,19 @@
 use std::arch::aarch64::*;
 use std::arch::is_aarch64_feature_detected;
 
-use super::batch::{self, Scratch};
+use super::entry::kernel;
 use super::isa::{BLOCK_LEN, Block, Isa};
-use super::keys::GROUP;
-use super::{Kernel, leaked};
-use crate::crypto::aead::{Aead, Open, OpenError, Seal};
-use crate::secret::KEY_LEN;
+use super::leaked;
+use crate::crypto::aead::Aead;
 
 /// The kernel that runs on this CPU, if any.
 pub(super) fn kernels() -> impl Iterator<Item = &'static dyn Aead> {
     Neon::detect().map(leaked).into_iter()
 }
 
-/// The proof that this CPU has what the kernel needs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Neon(());
-
-impl Neon {
-    /// That proof, if the CPU has it all.
-    pub(super) fn detect() -> Option<Self> {
-        let has_all = is_aarch64_feature_detected!("neon")
-            && is_aarch64_feature_detected!("aes")
-            && is_aarch64_feature_detected!("pmull");
-        has_all.then_some(Self(()))
-    }
-}
-
-impl Kernel for Neon {
-    const NAME: &str = "neon";
-
-    fn seal(self, scratch: &mut Scratch, key: &[u8; KEY_LEN], batch: &mut [Seal<'_>]) {
-        // SAFETY: `self` proves that the CPU has the features.
-        unsafe { seal(self, scratch, key, batch) }
-    }
-
-    fn open(
-        self,
-        scratch: &mut Scratch,
-        key: &[u8; KEY_LEN],
-        batch: &mut [Open<'_>],
-    ) -> Result<(), OpenError> {
-        // SAFETY: `self` proves that the CPU has the features.
-        unsafe { open(self, scratch, key, batch) }
-    }
-}
-
-#[target_feature(enable = "neon,aes")]
-fn seal(isa: Neon, scratch: &mut Scratch, key: &[u8; KEY_LEN], batch: &mut [Seal<'_>]) {
-    batch::seal::<_, { GROUP / Neon::BLOCKS }>(isa, scratch, key, batch);
-}
-
-#[target_feature(enable = "neon,aes")]
-fn open(
-    isa: Neon,
-    scratch: &mut Scratch,
-    key: &[u8; KEY_LEN],
-    batch: &mut [Open<'_>],
-) -> Result<(), OpenError> {
-    batch::open::<_, { GROUP / Neon::BLOCKS }>(isa, scratch, key, batch)
+kernel! {
+    /// The proof that this CPU has what the kernel needs.
+    Neon, "neon", is_aarch64_feature_detected: "neon", "aes"; and "pmull"
 }
 
 impl Isa for Neon {

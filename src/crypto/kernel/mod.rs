@@ -8,7 +8,10 @@
 //! | `text` | divides a message, hashes its parts, applies the key stream |
 //! | `keys` | derives the keys of eight messages side by side |
 //! | `aes`, `polyval` | the two primitives |
-//! | `x86_64`, `aarch64` | the instruction sets, and all `unsafe` |
+//! | `x86_64`, `aarch64` | the instruction sets |
+//! | `entry` | their detection, and the functions that enable them |
+//!
+//! `unsafe` is in the last two only.
 //!
 //! **Constant time.** Branches and addresses depend on lengths and counts alone, never on keys,
 //! text or tags: there are no tables, and the tags of a batch are compared together. Whether a
@@ -37,6 +40,8 @@ mod text;
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod aarch64;
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little")))]
+mod entry;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

@@ -2,29 +2,16 @@
 
 use std::arch::x86_64::*;
 
-use crate::crypto::aead::{Open, OpenError, Seal};
-use crate::crypto::kernel::Kernel;
-use crate::crypto::kernel::batch::{self, Scratch};
+use crate::crypto::kernel::entry::kernel;
 use crate::crypto::kernel::isa::{BLOCK_LEN, Block, Isa};
-use crate::crypto::kernel::keys::GROUP;
-use crate::secret::KEY_LEN;
 
-/// The proof that this CPU has what the kernel needs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Avx512(());
+kernel! {
+    /// The proof that this CPU has what the kernel needs.
+    Avx512, "avx512", is_x86_feature_detected:
+    "avx512f", "avx512bw", "avx512dq", "avx512vl", "vaes", "vpclmulqdq"
+}
 
 impl Avx512 {
-    /// That proof, if the CPU has it all.
-    pub(super) fn detect() -> Option<Self> {
-        let has_all = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("vaes")
-            && is_x86_feature_detected!("vpclmulqdq");
-        has_all.then_some(Self(()))
-    }
-
     #[inline(always)]
     fn load_two_blocks(self, bytes: &[u8]) -> __m256i {
         assert_eq!(bytes.len(), 2 * BLOCK_LEN);
@@ -38,40 +25,6 @@ impl Avx512 {
         // SAFETY: `self` proves that the CPU has the instruction, and there are as many bytes.
         unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), blocks) }
     }
-}
-
-impl Kernel for Avx512 {
-    const NAME: &str = "avx512";
-
-    fn seal(self, scratch: &mut Scratch, key: &[u8; KEY_LEN], batch: &mut [Seal<'_>]) {
-        // SAFETY: `self` proves that the CPU has the features.
-        unsafe { seal(self, scratch, key, batch) }
-    }
-
-    fn open(
-        self,
-        scratch: &mut Scratch,
-        key: &[u8; KEY_LEN],
-        batch: &mut [Open<'_>],
-    ) -> Result<(), OpenError> {
-        // SAFETY: `self` proves that the CPU has the features.
-        unsafe { open(self, scratch, key, batch) }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
-fn seal(isa: Avx512, scratch: &mut Scratch, key: &[u8; KEY_LEN], batch: &mut [Seal<'_>]) {
-    batch::seal::<_, { GROUP / Avx512::BLOCKS }>(isa, scratch, key, batch);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
-fn open(
-    isa: Avx512,
-    scratch: &mut Scratch,
-    key: &[u8; KEY_LEN],
-    batch: &mut [Open<'_>],
-) -> Result<(), OpenError> {
-    batch::open::<_, { GROUP / Avx512::BLOCKS }>(isa, scratch, key, batch)
 }
 
 impl Isa for Avx512 {

@@ -2,61 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use crate::crypto::aead::{Open, OpenError, Seal};
-use crate::crypto::kernel::Kernel;
-use crate::crypto::kernel::batch::{self, Scratch};
+use crate::crypto::kernel::entry::kernel;
 use crate::crypto::kernel::isa::{BLOCK_LEN, Block, Isa};
-use crate::crypto::kernel::keys::GROUP;
-use crate::secret::KEY_LEN;
 
-/// The proof that this CPU has what the kernel needs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Vaes256(());
-
-impl Vaes256 {
-    /// That proof, if the CPU has it all.
-    pub(super) fn detect() -> Option<Self> {
-        let has_all = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("aes")
-            && is_x86_feature_detected!("pclmulqdq")
-            && is_x86_feature_detected!("vaes")
-            && is_x86_feature_detected!("vpclmulqdq");
-        has_all.then_some(Self(()))
-    }
-}
-
-impl Kernel for Vaes256 {
-    const NAME: &str = "vaes256";
-
-    fn seal(self, scratch: &mut Scratch, key: &[u8; KEY_LEN], batch: &mut [Seal<'_>]) {
-        // SAFETY: `self` proves that the CPU has the features.
-        unsafe { seal(self, scratch, key, batch) }
-    }
-
-    fn open(
-        self,
-        scratch: &mut Scratch,
-        key: &[u8; KEY_LEN],
-        batch: &mut [Open<'_>],
-    ) -> Result<(), OpenError> {
-        // SAFETY: `self` proves that the CPU has the features.
-        unsafe { open(self, scratch, key, batch) }
-    }
-}
-
-#[target_feature(enable = "avx2,aes,pclmulqdq,vaes,vpclmulqdq")]
-fn seal(isa: Vaes256, scratch: &mut Scratch, key: &[u8; KEY_LEN], batch: &mut [Seal<'_>]) {
-    batch::seal::<_, { GROUP / Vaes256::BLOCKS }>(isa, scratch, key, batch);
-}
-
-#[target_feature(enable = "avx2,aes,pclmulqdq,vaes,vpclmulqdq")]
-fn open(
-    isa: Vaes256,
-    scratch: &mut Scratch,
-    key: &[u8; KEY_LEN],
-    batch: &mut [Open<'_>],
-) -> Result<(), OpenError> {
-    batch::open::<_, { GROUP / Vaes256::BLOCKS }>(isa, scratch, key, batch)
+kernel! {
+    /// The proof that this CPU has what the kernel needs.
+    Vaes256, "vaes256", is_x86_feature_detected: "avx2", "aes", "pclmulqdq", "vaes", "vpclmulqdq"
 }
 
 impl Isa for Vaes256 {
