@@ -1,17 +1,21 @@
 //! The gate that every request comes through: it knows when the mount was last used, and it lets
 //! nobody in once the mount has ended.
 //!
-//! There is one, for a process has one mount, and `fuser` starts the threads that come through it.
+//! There is one, for a process has one mount, and `fuser` starts the threads that come through it. Nobody
+//! waits at it but who closes it: requests are counted, and none holds up another.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{RwLock, RwLockReadGuard};
-
-/// Whether requests are let in. Requests under way hold it for reading.
-static OPEN: RwLock<bool> = RwLock::new(true);
+/// Requests under way, and [`CLOSED`].
+static STATE: AtomicUsize = AtomicUsize::new(0);
+/// No further request is let in.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+/// How often who closes the gate looks whether the last request has ended.
+const POLL: Duration = Duration::from_millis(1);
 /// Milliseconds from [`begin`] to the last use.
 static LAST_USE: AtomicU64 = AtomicU64::new(0);
 
@@ -21,15 +25,24 @@ thread_local! {
 }
 
 /// A request under way.
-pub(super) type Entered = RwLockReadGuard<'static, bool>;
+pub(super) struct Entered(());
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        // What it did is seen by who finds that it has ended.
+        STATE.fetch_sub(1, Ordering::Release);
+    }
+}
 
 /// Lets a request in and notes that the mount is being used; `None` once the gate is closed.
 pub(super) fn enter() -> Option<Entered> {
-    let open = OPEN.read();
+    let before = STATE.fetch_add(1, Ordering::Acquire);
+    // Counted out by dropping it, if it may not enter too.
+    let entered = Entered(());
     if !LOOKING.get() {
         LAST_USE.fetch_max(now(), Ordering::Relaxed);
     }
-    open.then_some(open)
+    (before & CLOSED == 0).then_some(entered)
 }
 
 /// Answers a request that does not count as use if `looking`: what df(1), a listing of the
@@ -53,13 +66,15 @@ pub(super) fn touch() {
 
 /// Lets no further request in and waits for those under way; answers whether they ended in time.
 pub(super) fn close(patience: Duration) -> bool {
-    match OPEN.try_write_for(patience) {
-        Some(mut open) => {
-            *open = false;
-            true
+    STATE.fetch_or(CLOSED, Ordering::AcqRel);
+    let end = Instant::now() + patience;
+    while STATE.load(Ordering::Acquire) != CLOSED {
+        if Instant::now() >= end {
+            return false;
         }
-        None => false,
+        thread::sleep(POLL);
     }
+    true
 }
 
 /// Of the clock that stands still while the machine is suspended: a night's sleep is no disuse.
