@@ -244,9 +244,9 @@ impl Inode {
     }
 
     /// Number of names that the file has.
-    pub(super) fn links(&self) -> u64 {
+    pub(super) fn links(&self) -> u32 {
         let stat = self.fd().and_then(|fd| Ok(self.descriptors.disk.stat(&*fd)?));
-        stat.map_or(0, |stat| stat.st_nlink)
+        stat.map_or(0, |stat| stat.st_nlink as u32)
     }
 }
 

@@ -39,6 +39,11 @@ mod portable;
 mod text;
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+#[allow(
+    unknown_lints,
+    inline_always_mismatching_target_features,
+    reason = "operations are inlined into the entry points, which enable what the instructions need"
+)]
 mod aarch64;
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little")))]
 mod entry;
