@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/unmounted.rs"]
+mod unmounted;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -15,13 +17,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::child;
-use common::unmounted::Unmounted;
 use kmsfs::chunk::{ChunkError, SealedFile};
 use kmsfs::format::Id;
 use kmsfs::format::head::{Head, Kind};
 use kmsfs::format::slot::Wrapped;
 use kmsfs::fs::{Fs, NewMode, ROOT_INO, Requester};
 use kmsfs::secret::Key;
+use unmounted::Unmounted;
 
 /// Counts allocations, thread by thread.
 struct Counting;

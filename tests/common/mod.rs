@@ -7,7 +7,6 @@ pub(crate) mod dice;
 pub(crate) mod pair;
 pub(crate) mod sys;
 pub(crate) mod terminal;
-pub(crate) mod unmounted;
 pub(crate) mod user;
 
 use std::collections::BTreeMap;

@@ -22,7 +22,7 @@ use kmsfs::names;
 use kmsfs::provider::{Embedded, Provider};
 use tempfile::TempDir;
 
-use crate::common::unmounted::{key_store, new_key};
+use crate::unmounted::{key_store, new_key};
 
 pub(crate) const PAYLOAD: u64 = 4064;
 pub(crate) const PAGE: usize = 4096;

@@ -4,6 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/unmounted.rs"]
+mod unmounted;
 
 mod bench;
 mod cases;
