@@ -1,8 +1,9 @@
 """How the rows are measured: a function for each group, which answers a value for each of its rows.
 
 Streams are written by dd, which opens a file to write it as cp and cat do, and read by fio, as are
-random accesses: nothing of Python is between two requests. Times contain the fsync at the end. `cold` is after /proc/sys/vm/drop_caches: what the kernel had of
-the mount and, on a disk, of the backing is gone; what a tmpfs holds is not."""
+random accesses: nothing of Python is between two requests. Times contain the fsync at the end. `cold` is
+after /proc/sys/vm/drop_caches: what the kernel had of the mount and, on a disk, of the backing is gone;
+what a tmpfs holds is not."""
 
 import json
 import shutil

@@ -25,8 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// to [`POLL`].
 const FIRST_POLL: Duration = Duration::from_millis(1);
 const POLL: Duration = Duration::from_millis(20);
-/// How often the holder of a lock is looked for, if it is not found at once.
-const LOOKS: u32 = 5;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -113,7 +111,7 @@ pub(super) fn umount(umount: &Umount) -> CliResult<()> {
     let device = rustix::fs::stat(&mountpoint).map(|stat| stat.st_dev);
     // Opened first: its lock is free again when the mount's process is done with the volume.
     let volume = File::open(entry.source.join(VOLUME_NAME));
-    let holders = volume.as_ref().map(lock_holders).unwrap_or_default();
+    let holders = volume.as_ref().map(sys::lock_holders).unwrap_or_default();
     mount::unmount(&mountpoint).map_err(|e| {
         let busy = e.raw_os_error() == Some(libc::EBUSY) || e.to_string().contains("busy");
         if busy {
@@ -141,13 +139,6 @@ pub(super) fn umount(umount: &Umount) -> CliResult<()> {
         poll = (poll * 2).min(POLL);
     }
     Ok(())
-}
-
-/// The processes that hold the lock of a mounted volume. A list of many locks that come and go while it is
-/// read may lack one, and taken for nobody's, the mount's would seem another's later on.
-fn lock_holders(volume: &File) -> Vec<u32> {
-    let mut looks = (0..LOOKS).map(|_| sys::lock_holders(volume));
-    looks.find(|holders| !holders.is_empty()).unwrap_or_default()
 }
 
 fn served_on(mountpoint: &Path, process: u32, place: &Path) -> CliError {

@@ -79,20 +79,29 @@ pub fn lock_holder(fd: impl AsFd) -> Option<u32> {
     lock_holders(fd).first().copied()
 }
 
+/// How often the holder of a lock is looked for.
+const LOOKS: u32 = 5;
+
 /// The processes that hold a lock on the file, from `/proc/locks`. One in another PID namespace
 /// cannot be named, and some filesystems number their files differently there.
+///
+/// The kernel gives a long list in parts, between which a lock that stays may be passed over. So where none
+/// is found it is looked for again.
 pub fn lock_holders(fd: impl AsFd) -> Vec<u32> {
     let Ok(stat) = rustix::fs::fstat(fd) else { return Vec::new() };
     let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
     let wanted = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let holder = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let at = fields.iter().position(|field| *field == wanted)?;
         // Whoever only waits for the lock does not have it.
         if fields.get(1) == Some(&"->") { None } else { fields.get(at.checked_sub(1)?)?.parse().ok() }
     };
-    locks.lines().filter_map(holder).collect()
+    let look = |_| -> Vec<u32> {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        locks.lines().filter_map(holder).collect()
+    };
+    (0..LOOKS).map(look).find(|holders| !holders.is_empty()).unwrap_or_default()
 }
 
 /// The C library's words for an error number.
