@@ -32,6 +32,10 @@ impl KernelCache for Kernel {
         Ok(())
     }
 
+    fn forget_attributes(&self, _ino: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn gathers_writes(&self) -> bool {
         false
     }

@@ -130,6 +130,16 @@ impl Fs {
         self.attr_of(&*self.inodes.find(ino)?)
     }
 
+    /// Whether root may execute a file, or search a directory.
+    ///
+    /// # Errors
+    /// As access(2): `EACCES` for a file that nobody may execute.
+    pub fn check_executable(&self, ino: u64) -> FsResult<()> {
+        let attr = self.getattr(ino)?;
+        let by_somebody = attr.kind == FileKind::Directory || attr.mode & 0o111 != 0;
+        if by_somebody { Ok(()) } else { Err(FsError::new(libc::EACCES)) }
+    }
+
     /// Sets attributes; answers all of them. `fh` is a handle that the size is set through.
     ///
     /// # Errors

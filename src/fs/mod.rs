@@ -120,6 +120,12 @@ pub trait KernelCache: Send + Sync {
     /// When the kernel could not be told.
     fn invalidate(&self, ino: u64, from: u64, len: Option<u64>) -> std::io::Result<()>;
 
+    /// Drops the attributes of an inode, which the kernel else keeps as it was told them.
+    ///
+    /// # Errors
+    /// When the kernel could not be told.
+    fn forget_attributes(&self, ino: u64) -> std::io::Result<()>;
+
     /// Whether the kernel may hold what programs wrote, and a size of the file, that no write has passed
     /// on yet. Else it does so with what is written through mappings only.
     fn gathers_writes(&self) -> bool;

@@ -157,7 +157,11 @@ impl Fs {
             }
             n => {
                 disk.set_xattr(&*fd, n, value, flags)?;
-                if n == ACCESS_ACL { drop_foreign_set_gid(disk, by, &inode) } else { Ok(()) }
+                if n == ACCESS_ACL {
+                    drop_foreign_set_gid(disk, by, &inode)?;
+                    self.forget_attributes(ino);
+                }
+                Ok(())
             }
         }
     }
@@ -218,6 +222,15 @@ impl Fs {
         let names = disk.list_xattrs(&*fd)?;
         let sealed = names.split(|&b| b == 0).filter(|name| is_sealed(name));
         Ok(sealed.into_iter().try_for_each(|name| disk.remove_xattr(&*fd, name))?)
+    }
+
+    /// Has the kernel ask for a mode that an ACL changed: it does so by itself only where it decides by
+    /// ACLs.
+    fn forget_attributes(&self, ino: u64) {
+        let kernel = self.kernel.read().clone();
+        if let Some(Err(error)) = kernel.map(|kernel| kernel.forget_attributes(ino)) {
+            tracing::debug!("the kernel could not be told of a new mode: {error}");
+        }
     }
 
     fn assigned_key(&self, inode: &Inode) -> FsResult<String> {

@@ -9,13 +9,13 @@ use std::thread;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags, KernelConfig, LockOwner,
-    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::agreement;
+use super::agreement::{self, Terms};
 use super::convert::{file_type, requester, set_time, to_fuse};
 use super::gate;
 use super::reply::{self, GENERATION, TTL, break_if, run};
@@ -32,15 +32,14 @@ thread_local! {
 /// The filesystem as `fuser` wants it.
 pub(super) struct Adapter {
     fs: Arc<Fs>,
-    /// The kernel may gather writes.
-    writeback: bool,
+    terms: Terms,
     /// Handles that only write may go past the kernel's page cache.
     direct: bool,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<Fs>, writeback: bool) -> Self {
-        Self { fs, writeback, direct: false }
+    pub(super) fn new(fs: Arc<Fs>, terms: Terms) -> Self {
+        Self { fs, terms, direct: false }
     }
 }
 
@@ -63,7 +62,7 @@ fn open_flags(mode: IoMode) -> FopenFlags {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.direct = agreement::settle(config, self.writeback);
+        self.direct = agreement::settle(config, self.terms);
         Ok(())
     }
 
@@ -183,6 +182,14 @@ impl Filesystem for Adapter {
         waiting::answer(reply, open, |reply, opened| match opened {
             Ok((fh, mode)) => reply.opened(FileHandle(fh), open_flags(mode)),
             Err(errno) => reply.error(errno),
+        });
+    }
+
+    /// Asked where the kernel does not check permissions: by root, that is.
+    fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let execute = mask.contains(AccessFlags::X_OK);
+        gate::looking_if(ino == INodeNo::ROOT, || {
+            reply::empty(reply, || if execute { self.fs.check_executable(ino.0) } else { Ok(()) });
         });
     }
 

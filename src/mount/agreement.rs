@@ -6,7 +6,7 @@ use fuser::{InitFlags, KernelConfig};
 const MAX_IO: u32 = 1 << 20;
 /// Requests of the kernel's own, such as read-ahead, that may be under way.
 const MAX_BACKGROUND: u16 = 64;
-const CAPABILITIES: [InitFlags; 8] = [
+const CAPABILITIES: [InitFlags; 7] = [
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -14,16 +14,25 @@ const CAPABILITIES: [InitFlags; 8] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     // Set-ID bits are dropped on our side, which spares the kernel a question before every write.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    // ACLs decide about accesses, and a directory's default ACL takes the place of the umask.
-    InitFlags::FUSE_POSIX_ACL,
+    // A directory's default ACL takes the place of the umask.
     InitFlags::FUSE_DONT_MASK,
 ];
 
-/// Asks for what we can do; answers whether handles may go past the page cache. `writeback` says that the
-/// kernel is to gather writes.
-pub(super) fn settle(config: &mut KernelConfig, writeback: bool) -> bool {
+/// What this mount asks of the kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    /// To gather writes.
+    pub(super) writeback: bool,
+    /// To check permissions, by modes and ACLs.
+    pub(super) permissions: bool,
+}
+
+/// Asks for what we can do; answers whether handles may go past the page cache.
+pub(super) fn settle(config: &mut KernelConfig, Terms { writeback, permissions }: Terms) -> bool {
     let gathering = writeback.then_some(InitFlags::FUSE_WRITEBACK_CACHE);
-    for capability in CAPABILITIES.into_iter().chain(gathering) {
+    // This alone makes the kernel check permissions, whatever the mount's options are.
+    let lists = permissions.then_some(InitFlags::FUSE_POSIX_ACL);
+    for capability in CAPABILITIES.into_iter().chain(gathering).chain(lists) {
         if config.add_capabilities(capability).is_err() {
             tracing::debug!("the kernel has no {capability:?}");
         }

@@ -23,6 +23,7 @@ use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use crate::fs::{Fs, FsError, FsResult, KernelCache};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use adapter::Adapter;
+use agreement::Terms;
 use ending::Ending;
 
 pub use ending::{Ended, Stopper, Stops};
@@ -128,6 +129,11 @@ impl KernelCache for Kernel {
         self.notifier.inval_inode(INodeNo(ino), from, len)
     }
 
+    fn forget_attributes(&self, ino: u64) -> io::Result<()> {
+        // Before the first byte there is nothing but attributes.
+        self.notifier.inval_inode(INodeNo(ino), -1, 0)
+    }
+
     fn gathers_writes(&self) -> bool {
         self.gathers_writes
     }
@@ -140,9 +146,11 @@ fn start(
     mountpoint: &Path,
     options: &MountOptions,
 ) -> io::Result<Session<Adapter>> {
-    let adapter = Adapter::new(Arc::clone(fs), options.writeback);
+    let by_root = rustix::process::geteuid().is_root();
+    let terms = Terms { writeback: options.writeback, permissions: options.checks_permissions(by_root) };
+    let adapter = Adapter::new(Arc::clone(fs), terms);
     let config = config(source, options);
-    if !rustix::process::geteuid().is_root() {
+    if !by_root {
         return Session::new(adapter, mountpoint, &config);
     }
     let device = privileged::mount(source, mountpoint, options)?;

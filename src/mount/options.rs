@@ -17,6 +17,8 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Users other than the mounting one may use the mount.
     pub allow_other: bool,
+    /// The kernel checks modes and ACLs, even where only root's processes get in.
+    pub default_permissions: bool,
     /// The mount point need not be empty.
     pub nonempty: bool,
     /// The kernel gathers writes and passes them on later: faster for small ones, but those that it
@@ -42,7 +44,7 @@ pub enum OptionError {
 
 /// Options for mount(8) and whoever reads fstab(5): when to mount and who may. Those about access
 /// times are among them, for kmsfs keeps none. With a `=`, the beginning of an option counts.
-const NOT_OURS: [&str; 29] = [
+const NOT_OURS: [&str; 28] = [
     "defaults",
     "auto",
     "noauto",
@@ -71,8 +73,6 @@ const NOT_OURS: [&str; 29] = [
     "noiversion",
     "silent",
     "loud",
-    // Every mount has it.
-    "default_permissions",
 ];
 
 impl MountOptions {
@@ -96,6 +96,10 @@ impl MountOptions {
             }
             "allow_other" => {
                 self.allow_other = true;
+                return Ok(());
+            }
+            "default_permissions" => {
+                self.default_permissions = true;
                 return Ok(());
             }
             "writeback" => {
@@ -151,6 +155,13 @@ impl MountOptions {
         self.key_access.unwrap_or(suiting)
     }
 
+    /// Whether the kernel checks modes and ACLs of a mount that root makes, or another user. Where only
+    /// root gets in it need not, for it would let him do everything; and checking takes a request more
+    /// after each change in a directory.
+    pub(super) fn checks_permissions(&self, by_root: bool) -> bool {
+        !by_root || self.allow_other || self.default_permissions
+    }
+
     pub(super) fn threads(&self) -> usize {
         self.threads.unwrap_or_else(|| {
             let cores = std::thread::available_parallelism().map_or(MIN_THREADS, usize::from);
@@ -198,6 +209,15 @@ mod tests {
         assert_eq!(access("allow_other"), KeyAccess::User);
         assert_eq!(access("key_access=mount,allow_other"), KeyAccess::Mount);
         assert_eq!(access("key_access=user"), KeyAccess::User);
+    }
+
+    #[test]
+    fn the_kernel_checks_permissions_unless_root_alone_gets_in() {
+        let checks = |text, by_root| parse(text).unwrap().checks_permissions(by_root);
+        assert!(!checks("ro", true));
+        assert!(checks("ro", false));
+        assert!(checks("allow_other", true));
+        assert!(checks("default_permissions", true));
     }
 
     #[test]

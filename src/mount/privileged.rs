@@ -20,11 +20,14 @@ pub(super) fn mount(source: &Path, mountpoint: &Path, options: &MountOptions) ->
     let device = File::options().read(true).write(true).open("/dev/fuse")?;
     let root_mode = rustix::fs::stat(mountpoint)?.st_mode & libc::S_IFMT;
     let mut data = format!(
-        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions",
+        "fd={},rootmode={root_mode:o},user_id={},group_id={}",
         device.as_raw_fd(),
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
+    if options.checks_permissions(true) {
+        data.push_str(",default_permissions");
+    }
     if options.allow_other {
         data.push_str(",allow_other");
     }

@@ -240,6 +240,10 @@ impl KernelCache for Dirty {
         Ok(())
     }
 
+    fn forget_attributes(&self, _ino: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn gathers_writes(&self) -> bool {
         true
     }
