@@ -6,19 +6,20 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot start should stop")]
 #![allow(clippy::print_stdout, reason = "its result is text")]
 
+#[path = "../tests/common/unmounted.rs"]
+mod unmounted;
+
 use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kmsfs::clock::SystemClock;
 use kmsfs::fs::{Fs, NewMode, ROOT_INO, Requester, Volume};
-use kmsfs::kms::api::CreateKeyRequest;
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
+use kmsfs::kms::Caller;
 use kmsfs::provider::{Embedded, Provider};
-use kmsfs::secret::Passphrase;
 use rustix::time::{ClockId, clock_gettime};
+use unmounted::{key_store, new_key};
 
 const ROUNDS: usize = 7;
 const DESCRIPTORS: u64 = 100_000;
@@ -56,12 +57,8 @@ impl World {
     fn new(files: usize) -> Self {
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-        let options =
-            StoreOptions { costs: Costs { memory_kib: 32, passes: 1, lanes: 1 }, ..StoreOptions::default() };
-        let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-        let store = dir.path().join("keys");
-        let service = Service::create(&store, &secret, &options, Arc::new(SystemClock)).unwrap();
-        let key = service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn;
+        let service = key_store(&dir.path().join("keys"));
+        let key = new_key(&service);
         let provider: Arc<dyn Provider> = Arc::new(Embedded::new(service, Caller::current()));
         std::fs::create_dir(dir.path().join("volume")).unwrap();
         Volume::create(&dir.path().join("volume"), &*provider, &key).unwrap();

@@ -4,17 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use kmsfs::clock::SystemClock;
 use kmsfs::fs::disk::{Disk, Probe};
 use kmsfs::fs::{Counts, Fs, Volume};
-use kmsfs::kms::api::{CreateKeyRequest, KeyRequest};
-use kmsfs::kms::{Caller, Costs, Service, StoreOptions, UnlockSecret};
+use kmsfs::kms::api::KeyRequest;
+use kmsfs::kms::{Caller, Service};
 use kmsfs::provider::{Embedded, Provider};
-use kmsfs::secret::Passphrase;
 use tempfile::TempDir;
 
 use crate::disk::Crash;
 use crate::memory_dir::memory_dir;
+use crate::unmounted::{key_store, new_key};
 
 pub(crate) struct Bench {
     dir: TempDir,
@@ -30,13 +29,8 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let dir = memory_dir("kmsfs-crash-");
-        let secret = UnlockSecret::KeyFile(Passphrase::new(vec![7; 64]));
-        let costs = Costs { memory_kib: 32, passes: 1, lanes: 1 };
-        let options = StoreOptions { costs, ..StoreOptions::default() };
-        let store = dir.path().join("keys");
-        let service = Service::create(&store, &secret, &options, Arc::new(SystemClock)).unwrap();
-        let [key, other] = [(); 2]
-            .map(|()| service.create_key(&Caller::current(), &CreateKeyRequest::default()).unwrap().arn);
+        let service = key_store(&dir.path().join("keys"));
+        let [key, other] = [(); 2].map(|()| new_key(&service));
         let provider: Arc<dyn Provider> = Arc::new(Embedded::new(Arc::clone(&service), Caller::current()));
         Self { dir, provider, service, key, other, disk: Mutex::default() }
     }

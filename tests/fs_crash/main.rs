@@ -14,6 +14,8 @@ mod faults;
 #[path = "../common/memory_dir.rs"]
 mod memory_dir;
 mod model;
+#[path = "../common/unmounted.rs"]
+mod unmounted;
 mod workload;
 
 use std::collections::{BTreeMap, HashMap};

@@ -23,53 +23,45 @@ macro_rules! kernel {
             }
         }
 
-        impl $crate::crypto::kernel::Kernel for $isa {
-            const NAME: &str = $name;
+        const _: () = {
+            use $crate::crypto::aead::{Open, OpenError, Seal};
+            use $crate::crypto::kernel::{Kernel, batch, batch::Scratch, isa::Isa, keys::GROUP};
+            use $crate::secret::KEY_LEN;
 
-            fn seal(
-                self,
-                scratch: &mut $crate::crypto::kernel::batch::Scratch,
-                key: &[u8; $crate::secret::KEY_LEN],
-                batch: &mut [$crate::crypto::aead::Seal<'_>],
-            ) {
-                use $crate::crypto::kernel::{batch, isa::Isa, keys::GROUP};
-
-                #[target_feature($(enable = $feature),+)]
-                fn seal(
-                    isa: $isa,
-                    scratch: &mut batch::Scratch,
-                    key: &[u8; $crate::secret::KEY_LEN],
-                    messages: &mut [$crate::crypto::aead::Seal<'_>],
-                ) {
-                    batch::seal::<_, { GROUP / $isa::BLOCKS }>(isa, scratch, key, messages);
-                }
-
-                // SAFETY: `self` proves that the CPU has the features: `detect` asked for each.
-                unsafe { seal(self, scratch, key, batch) }
+            #[target_feature($(enable = $feature),+)]
+            fn seal(isa: $isa, scratch: &mut Scratch, key: &[u8; KEY_LEN], messages: &mut [Seal<'_>]) {
+                batch::seal::<_, { GROUP / $isa::BLOCKS }>(isa, scratch, key, messages);
             }
 
+            #[target_feature($(enable = $feature),+)]
             fn open(
-                self,
-                scratch: &mut $crate::crypto::kernel::batch::Scratch,
-                key: &[u8; $crate::secret::KEY_LEN],
-                batch: &mut [$crate::crypto::aead::Open<'_>],
-            ) -> Result<(), $crate::crypto::aead::OpenError> {
-                use $crate::crypto::kernel::{batch, isa::Isa, keys::GROUP};
+                isa: $isa,
+                scratch: &mut Scratch,
+                key: &[u8; KEY_LEN],
+                messages: &mut [Open<'_>],
+            ) -> Result<(), OpenError> {
+                batch::open::<_, { GROUP / $isa::BLOCKS }>(isa, scratch, key, messages)
+            }
 
-                #[target_feature($(enable = $feature),+)]
-                fn open(
-                    isa: $isa,
-                    scratch: &mut batch::Scratch,
-                    key: &[u8; $crate::secret::KEY_LEN],
-                    messages: &mut [$crate::crypto::aead::Open<'_>],
-                ) -> Result<(), $crate::crypto::aead::OpenError> {
-                    batch::open::<_, { GROUP / $isa::BLOCKS }>(isa, scratch, key, messages)
+            impl Kernel for $isa {
+                const NAME: &str = $name;
+
+                fn seal(self, scratch: &mut Scratch, key: &[u8; KEY_LEN], messages: &mut [Seal<'_>]) {
+                    // SAFETY: `self` proves that the CPU has the features: `detect` asked for each.
+                    unsafe { seal(self, scratch, key, messages) }
                 }
 
-                // SAFETY: `self` proves that the CPU has the features: `detect` asked for each.
-                unsafe { open(self, scratch, key, batch) }
+                fn open(
+                    self,
+                    scratch: &mut Scratch,
+                    key: &[u8; KEY_LEN],
+                    messages: &mut [Open<'_>],
+                ) -> Result<(), OpenError> {
+                    // SAFETY: `self` proves that the CPU has the features: `detect` asked for each.
+                    unsafe { open(self, scratch, key, messages) }
+                }
             }
-        }
+        };
     };
 }
 
