@@ -20,7 +20,9 @@ from .subjects import Bridge, Kmsfs, Mounted, PEERS, Place, Plain
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "docs/PERFORMANCE.md"
 PICTURE = PROJECT / "docs/performance.svg"
-SUBJECTS = ("kmsfs", "kmsfs-writeback", "bridge", "plain", *PEERS)
+#: kmsfs as it may be mounted.
+MOUNTS = {"kmsfs": None, "kmsfs-writeback": "writeback", "kmsfs-low-latency": "low_latency"}
+SUBJECTS = (*MOUNTS, "bridge", "plain", *PEERS)
 #: A release build on a slow machine.
 BUILD_SECONDS = 3600
 
@@ -216,8 +218,7 @@ def subject(name, asked):
         asked.bridge = asked.bridge or build("--features", "copy-cipher", target="copy-cipher")
         return Bridge(str(asked.bridge.resolve()))
     asked.kmsfs = asked.kmsfs or build(target=None)
-    program = str(asked.kmsfs.resolve())
-    return Kmsfs(program) if name == "kmsfs" else Kmsfs(program, "writeback", name)
+    return Kmsfs(str(asked.kmsfs.resolve()), MOUNTS[name], name)
 
 
 def build(*options, target):

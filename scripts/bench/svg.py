@@ -21,6 +21,7 @@ WHAT = "medians, and lines from quartile to quartile; bars with a gap are longer
 COLOURS = {
     "kmsfs": "#0b6e99",
     "kmsfs-writeback": "#5aa9c7",
+    "kmsfs-low-latency": "#2f4b7c",
     "bridge": "#b7d7e3",
     "plain": "#bbbbbb",
     "gocryptfs": "#d1495b",

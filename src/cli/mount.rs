@@ -332,6 +332,11 @@ fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {
             "users may not give a mount to others; leave out allow_other, or add user_allow_other to \
              /etc/fuse.conf",
         ),
+        // As `mount::Mounted::new` says it.
+        None if error.to_string().contains("low_latency") => CliError::new(
+            Code::MountPoint,
+            format!("{}; leave out low_latency, or mount as root", words(error)),
+        ),
         None => CliError::new(
             Code::MountPoint,
             format!("{}: {}; see fusermount3(1)", mountpoint.display(), words(error).trim()),

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::wakeful;
+
 /// Requests under way, and [`CLOSED`].
 static STATE: AtomicUsize = AtomicUsize::new(0);
 /// No further request is let in.
@@ -41,6 +43,7 @@ pub(super) fn enter() -> Option<Entered> {
     let entered = Entered(());
     if !LOOKING.get() {
         LAST_USE.fetch_max(now(), Ordering::Relaxed);
+        wakeful::used();
     }
     (before & CLOSED == 0).then_some(entered)
 }

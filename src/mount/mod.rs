@@ -11,6 +11,7 @@ mod privileged;
 mod reply;
 mod table;
 mod waiting;
+mod wakeful;
 
 use std::io;
 use std::path::Path;
@@ -25,6 +26,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use adapter::Adapter;
 use agreement::Terms;
 use ending::Ending;
+use wakeful::Wakeful;
 
 pub use ending::{Ended, Stopper, Stops};
 pub use options::{MountOptions, OptionError};
@@ -51,7 +53,8 @@ impl Mounted {
     /// Mounts and begins to serve, until `stops` says otherwise.
     ///
     /// # Errors
-    /// As mount(2); `ENODEV` or `ENOENT` where there is no FUSE.
+    /// As mount(2); `ENODEV` or `ENOENT` where there is no FUSE. As open(2) where processors are to stay
+    /// awake and may not.
     pub fn new(
         fs: Arc<Fs>,
         source: &Path,
@@ -59,6 +62,7 @@ impl Mounted {
         options: &MountOptions,
         stops: Stops,
     ) -> io::Result<Self> {
+        let wakeful = options.low_latency.then(Wakeful::new).transpose()?;
         // Files get the modes that they are created with.
         rustix::process::umask(rustix::fs::Mode::empty());
         let session = start(&fs, source, mountpoint, options)?;
@@ -79,6 +83,7 @@ impl Mounted {
         let device = rustix::fs::stat(mountpoint)?.st_dev;
         raise_read_ahead(device);
         gate::touch();
+        wakeful.map(Wakeful::start).transpose()?;
         Ok(Self { fs, ending: Ending::new(device, stops), session, settler, recovery, stop_recovery })
     }
 

@@ -24,6 +24,9 @@ pub struct MountOptions {
     /// The kernel gathers writes and passes them on later: faster for small ones, but those that it
     /// still has are lost if this process is killed.
     pub writeback: bool,
+    /// The machine's processors stay awake while the mount is used: small operations take half to two
+    /// thirds of the time, and power. Only root may.
+    pub low_latency: bool,
     /// Whose permission on keys counts; `None` for what suits the users of the mount.
     pub key_access: Option<KeyAccess>,
     /// Event loops; `None` for as many as suit the machine.
@@ -104,6 +107,10 @@ impl MountOptions {
             }
             "writeback" => {
                 self.writeback = true;
+                return Ok(());
+            }
+            "low_latency" => {
+                self.low_latency = true;
                 return Ok(());
             }
             "nonempty" => {

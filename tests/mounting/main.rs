@@ -13,3 +13,4 @@ mod namespace;
 mod read_only;
 mod service;
 mod user;
+mod wakeful;

@@ -48,6 +48,9 @@ fn a_user_mounts_and_unmounts_a_volume_of_his_own() {
         same "$(as 1500 cat plain/link)" one
         # What only root may ask for.
         k umount plain
+        if [ -e /dev/cpu_dma_latency ]; then
+            refused 16 'leave out low_latency, or mount as root' k mount -o low_latency cipher plain
+        fi
         refused 16 user_allow_other k mount cipher plain -o allow_other
         k mount cipher plain -o ro
         refused 2 'Read-only' as 1500 sh -c 'echo two > plain/file'
