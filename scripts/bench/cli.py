@@ -282,6 +282,8 @@ class Campaign:
     def _measure(self, group, mounted, backing, turn):
         say(f"{backing}, round {turn + 1} of {self.rounds}: {group} on {mounted.subject.name}")
         kind, _, jobs = group.partition("-")
+        # What the one before left behind is not written back at the cost of this one.
+        os.sync()
         try:
             if kind == "streams":
                 found = workloads.streams(mounted, self.sizes, int(jobs))

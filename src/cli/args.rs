@@ -226,10 +226,10 @@ pub(super) struct Mount {
     /// Mount options, separated by commas
     ///
     /// ro, rw, allow_other, key_access=mount or user (whose permission on keys counts; under allow_other
-    /// that of the user who opens a file), default_permissions (modes and ACLs are checked even where root
-    /// alone gets in: for root without CAP_DAC_OVERRIDE), nonempty, threads=N, low_latency (as root: processors stay awake while the mount is used, which makes
-    /// small operations faster and takes power), writeback (faster small writes, which are lost if the
-    /// mount's process is killed), and as in mount(8): dev, nodev, suid, nosuid, exec, noexec, atime,
+    /// that of the user who opens a file), default_permissions (the kernel checks permissions even where root
+    /// alone gets in), nonempty, threads=N, low_latency (as root: processors stay awake while the mount is
+    /// used, which makes small operations faster and takes power), writeback (faster small writes, which are
+    /// lost if the mount's process is killed), and as in mount(8): dev, nodev, suid, nosuid, exec, noexec, atime,
     /// noatime, sync, async, dirsync. With key_ttl=DURATION, 5m by default, data keys live no longer without
     /// the key service: when it was not heard for so long, open files are cut off until it is back. Those for fstab(5), such as noauto, user or x-*, are passed over.
     ///

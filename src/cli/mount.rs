@@ -25,7 +25,7 @@ use crate::crypto::aead;
 use crate::fs::{Fs, Volume, VolumeError, Watcher};
 use crate::kms::audit::Mode;
 use crate::kms::{UnlockSecret, store_exists};
-use crate::mount::{self, MountOptions, Mounted, Stops};
+use crate::mount::{self, MayNotKeepAwake, MountOptions, Mounted, Stops};
 use crate::provider::Provider;
 use crate::server::{Server, Vigil, Vigilance, asleep};
 use crate::sys::process::{self, Forked};
@@ -332,11 +332,10 @@ fn no_mount(mountpoint: &Path, error: &std::io::Error) -> CliError {
             "users may not give a mount to others; leave out allow_other, or add user_allow_other to \
              /etc/fuse.conf",
         ),
-        // As `mount::Mounted::new` says it.
-        None if error.to_string().contains("low_latency") => CliError::new(
-            Code::MountPoint,
-            format!("{}; leave out low_latency, or mount as root", words(error)),
-        ),
+        None if error.get_ref().is_some_and(|error| error.is::<MayNotKeepAwake>()) => {
+            let remedy = if rustix::process::geteuid().is_root() { "" } else { ", or mount as root" };
+            CliError::new(Code::MountPoint, format!("{}; leave it out{remedy}", words(error)))
+        }
         None => CliError::new(
             Code::MountPoint,
             format!("{}: {}; see fusermount3(1)", mountpoint.display(), words(error).trim()),

@@ -53,7 +53,7 @@ impl Fs {
         self.open_as(Requester::own(), ino, write, |_| Ok(self.itself()))
     }
 
-    /// Opens a regular file; answers a handle. That modes and ACLs let him is the kernel's decision;
+    /// Opens a regular file; answers a handle. That modes and ACLs let him is the kernel's concern;
     /// that the key is usable, and by whom, is decided here.
     ///
     /// # Errors

@@ -120,7 +120,7 @@ pub trait KernelCache: Send + Sync {
     /// When the kernel could not be told.
     fn invalidate(&self, ino: u64, from: u64, len: Option<u64>) -> std::io::Result<()>;
 
-    /// Drops the attributes of an inode, which the kernel else keeps as it was told them.
+    /// Drops the attributes of an inode, which the kernel otherwise keeps as it was told them last.
     ///
     /// # Errors
     /// When the kernel could not be told.

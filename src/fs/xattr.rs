@@ -33,7 +33,7 @@ pub const KEY_XATTR: &str = "user.kmsfs.key";
 /// A description of a file as JSON; readable.
 pub const INFO_XATTR: &str = "user.kmsfs.info";
 
-/// The permissions of users and groups; the kernel enforces them.
+/// The permissions of users and groups; the kernel enforces them, where permissions are checked.
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 const OWN_PREFIX: &[u8] = b"user.kmsfs.";
 const USER_PREFIX: &[u8] = b"user.";
@@ -158,8 +158,9 @@ impl Fs {
             n => {
                 disk.set_xattr(&*fd, n, value, flags)?;
                 if n == ACCESS_ACL {
-                    drop_foreign_set_gid(disk, by, &inode)?;
+                    let dropped = drop_foreign_set_gid(disk, by, &inode);
                     self.forget_attributes(ino);
+                    dropped?;
                 }
                 Ok(())
             }

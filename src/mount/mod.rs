@@ -31,6 +31,7 @@ use wakeful::Wakeful;
 pub use ending::{Ended, Stopper, Stops};
 pub use options::{MountOptions, OptionError};
 pub use table::{MountEntry, elsewhere, find_mount, is_awaited, is_mounted_for, mounts, unmount};
+pub use wakeful::MayNotKeepAwake;
 
 /// Filesystem subtype: mounts are of type `fuse.kmsfs`.
 pub const SUBTYPE: &str = "kmsfs";
@@ -53,8 +54,8 @@ impl Mounted {
     /// Mounts and begins to serve, until `stops` says otherwise.
     ///
     /// # Errors
-    /// As mount(2); `ENODEV` or `ENOENT` where there is no FUSE. As open(2) where processors are to stay
-    /// awake and may not.
+    /// As mount(2); `ENODEV` or `ENOENT` where there is no FUSE. [`MayNotKeepAwake`] where processors are
+    /// to stay awake.
     pub fn new(
         fs: Arc<Fs>,
         source: &Path,
@@ -152,13 +153,14 @@ fn start(
     options: &MountOptions,
 ) -> io::Result<Session<Adapter>> {
     let by_root = rustix::process::geteuid().is_root();
-    let terms = Terms { writeback: options.writeback, permissions: options.checks_permissions(by_root) };
+    let by_true_root = by_root && privileged::is_initial_namespace();
+    let terms = Terms { writeback: options.writeback, permissions: options.checks_permissions(by_true_root) };
     let adapter = Adapter::new(Arc::clone(fs), terms);
     let config = config(source, options);
     if !by_root {
         return Session::new(adapter, mountpoint, &config);
     }
-    let device = privileged::mount(source, mountpoint, options)?;
+    let device = privileged::mount(source, mountpoint, options, terms.permissions)?;
     let session = Session::from_fd(adapter, device, config.acl, config);
     if session.is_err() {
         table::detach(mountpoint)?;
@@ -174,6 +176,7 @@ fn config(source: &Path, options: &MountOptions) -> Config {
         MountOption::DefaultPermissions,
     ];
     config.mount_options.extend(options.kernel_options());
+    // Who has the owner's ids and reaches files as another user is let in by the kernel, and refused by this.
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads());
     config.clone_fd = true;

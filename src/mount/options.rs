@@ -162,11 +162,11 @@ impl MountOptions {
         self.key_access.unwrap_or(suiting)
     }
 
-    /// Whether the kernel checks modes and ACLs of a mount that root makes, or another user. Where only
-    /// root gets in it need not, for it would let him do everything; and checking takes a request more
-    /// after each change in a directory.
-    pub(super) fn checks_permissions(&self, by_root: bool) -> bool {
-        !by_root || self.allow_other || self.default_permissions
+    /// Whether the kernel checks modes and ACLs of a mount that the machine's root makes, or somebody else.
+    /// Where only root gets in they would stop hardly anybody, and checking takes a request more after
+    /// each change in a directory.
+    pub(super) fn checks_permissions(&self, by_true_root: bool) -> bool {
+        !by_true_root || self.allow_other || self.default_permissions
     }
 
     pub(super) fn threads(&self) -> usize {
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_kernel_checks_permissions_unless_root_alone_gets_in() {
-        let checks = |text, by_root| parse(text).unwrap().checks_permissions(by_root);
+        let checks = |text, by_true_root| parse(text).unwrap().checks_permissions(by_true_root);
         assert!(!checks("ro", true));
         assert!(checks("ro", false));
         assert!(checks("allow_other", true));

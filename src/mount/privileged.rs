@@ -12,11 +12,23 @@ use rustix::mount::MountFlags;
 use super::SUBTYPE;
 use super::options::MountOptions;
 
-/// Mounts; answers the connection to serve.
+/// Whether users and groups are the machine's own, not those of a user namespace, whose root may do less
+/// than root.
+pub(super) fn is_initial_namespace() -> bool {
+    const ALL: [&str; 3] = ["0", "0", "4294967295"];
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().eq(ALL))
+}
+
+/// Mounts, with permissions to be checked by the kernel or not; answers the connection to serve.
 ///
 /// # Errors
 /// As mount(2).
-pub(super) fn mount(source: &Path, mountpoint: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
+pub(super) fn mount(
+    source: &Path,
+    mountpoint: &Path,
+    options: &MountOptions,
+    permissions: bool,
+) -> io::Result<OwnedFd> {
     let device = File::options().read(true).write(true).open("/dev/fuse")?;
     let root_mode = rustix::fs::stat(mountpoint)?.st_mode & libc::S_IFMT;
     let mut data = format!(
@@ -25,7 +37,7 @@ pub(super) fn mount(source: &Path, mountpoint: &Path, options: &MountOptions) ->
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    if options.checks_permissions(true) {
+    if permissions {
         data.push_str(",default_permissions");
     }
     if options.allow_other {

@@ -11,17 +11,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
+use thiserror::Error;
+
 use super::gate;
 
 /// Takes the microseconds that waking a processor may take, as an `s32`.
 const DEVICE: &str = "/dev/cpu_dma_latency";
 /// The driver by which idle processors sleep.
 const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
+/// What processors can do.
+const FEATURES: &str = "/proc/cpuinfo";
 /// As long as it likes: what the kernel takes when nobody asks.
 const ANY: i32 = 2_000_000_000;
-/// The lightest sleep of bare processors, which costs next to nothing.
+/// The lightest sleep of bare processors is left, which takes next to nothing.
 const LIGHT: i32 = 2;
-/// None. In virtual machines even the lightest sleep is one of the host's.
+/// None is left. In virtual machines even the lightest is a halt, out of which the host has to help.
 const NONE: i32 = 0;
 /// How long after the last use processors stay awake.
 const REST: Duration = Duration::from_millis(20);
@@ -29,6 +33,11 @@ const REST: Duration = Duration::from_millis(20);
 /// Nobody has used the mount for a while, and [`SLEEPER`] waits for a use.
 static RESTS: AtomicBool = AtomicBool::new(false);
 static SLEEPER: OnceLock<Thread> = OnceLock::new();
+
+/// This process may not keep processors awake.
+#[derive(Debug, Error)]
+#[error("low_latency: {DEVICE}: {0}")]
+pub struct MayNotKeepAwake(#[source] io::Error);
 
 /// The right to keep processors awake.
 pub(super) struct Wakeful {
@@ -40,23 +49,12 @@ impl Wakeful {
     /// Asks for nothing yet.
     ///
     /// # Errors
-    /// Where the kernel does not let this process ask: root may.
+    /// [`MayNotKeepAwake`] where the kernel does not let this process ask: root may.
     pub(super) fn new() -> io::Result<Self> {
-        let device = File::options().write(true).open(DEVICE).map_err(|error| {
-            io::Error::new(error.kind(), format!("low_latency needs {DEVICE}, which root may open: {error}"))
-        })?;
-        let driver = fs::read_to_string(DRIVER).unwrap_or_default();
-        let latency = match driver.trim() {
-            "" | "none" => {
-                tracing::warn!(
-                    "low_latency changes nothing here: this kernel does not say how processors sleep"
-                );
-                ANY
-            }
-            "haltpoll" => NONE,
-            _ => LIGHT,
-        };
-        Ok(Self { device, latency })
+        let device = File::options().write(true).open(DEVICE);
+        let device = device.map_err(|error| io::Error::other(MayNotKeepAwake(error)))?;
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        Ok(Self { device, latency: suiting(read(DRIVER).trim(), &read(FEATURES)) })
     }
 
     /// Begins. The thread ends with the process, of whose one mount it is.
@@ -69,8 +67,8 @@ impl Wakeful {
             loop {
                 self.rest();
                 self.ask(self.latency);
-                while gate::idle() < REST {
-                    thread::sleep(REST);
+                while let Some(left) = REST.checked_sub(gate::idle()).filter(|left| !left.is_zero()) {
+                    thread::sleep(left);
                 }
                 self.ask(ANY);
             }
@@ -79,7 +77,7 @@ impl Wakeful {
 
     /// Waits until the mount is used.
     fn rest(&self) {
-        RESTS.store(true, Ordering::Relaxed);
+        RESTS.store(true, Ordering::Release);
         // A use that came between is seen here, or the next one tells.
         while RESTS.load(Ordering::Relaxed) && gate::idle() >= REST {
             thread::park();
@@ -94,12 +92,39 @@ impl Wakeful {
     }
 }
 
+/// What to ask for, of processors that sleep by `driver` and have `features`.
+fn suiting(driver: &str, features: &str) -> i32 {
+    let is_virtual = driver == "haltpoll" || features.split_whitespace().any(|word| word == "hypervisor");
+    match driver {
+        "" | "none" => {
+            tracing::warn!("low_latency changes nothing: this kernel cannot choose how processors sleep");
+            ANY
+        }
+        _ if is_virtual => NONE,
+        _ => LIGHT,
+    }
+}
+
 /// Tells of a use of the mount.
 pub(super) fn used() {
     if RESTS.load(Ordering::Relaxed)
-        && RESTS.swap(false, Ordering::Relaxed)
+        && RESTS.swap(false, Ordering::Acquire)
         && let Some(sleeper) = SLEEPER.get()
     {
         sleeper.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_processors_do_not_sleep_at_all_and_bare_ones_lightly() {
+        assert_eq!(suiting("intel_idle", "flags\t\t: fpu vme aes"), LIGHT);
+        assert_eq!(suiting("acpi_idle", "flags\t\t: fpu hypervisor aes"), NONE);
+        assert_eq!(suiting("haltpoll", ""), NONE);
+        assert_eq!(suiting("none", "flags\t\t: hypervisor"), ANY);
+        assert_eq!(suiting("", ""), ANY);
     }
 }

@@ -189,8 +189,11 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has this thread reach files as another user, who it otherwise is not.
+/// Has this thread reach files as another user, and remain itself in all else.
 pub(crate) fn set_fs_uid(uid: u32) {
     // SAFETY: changes a number of this thread in the kernel; touches no memory.
-    unsafe { libc::setfsuid(uid) };
+    let set = || unsafe { libc::setfsuid(uid) };
+    set();
+    // It tells the one from before, and no errors.
+    assert_eq!(set().cast_unsigned(), uid);
 }

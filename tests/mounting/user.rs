@@ -49,7 +49,7 @@ fn a_user_mounts_and_unmounts_a_volume_of_his_own() {
         # What only root may ask for.
         k umount plain
         if [ -e /dev/cpu_dma_latency ]; then
-            refused 16 'leave out low_latency, or mount as root' k mount -o low_latency cipher plain
+            refused 16 'leave it out, or mount as root' k mount -o low_latency cipher plain
         fi
         refused 16 user_allow_other k mount cipher plain -o allow_other
         k mount cipher plain -o ro

@@ -79,7 +79,10 @@ fn texts() {
     put("link", "raw", sealed);
     put("link", "stored", "kmsfs.target.00112233445566778899aabbccddeeff");
     for (name, options) in [
-        ("many", "ro,noexec,rw,threads=3,exec,allow_other,x-systemd.automount,nofail,comment=a b"),
+        (
+            "many",
+            "ro,noexec,rw,threads=3,exec,allow_other,default_permissions,low_latency,x-systemd.automount,nofail,comment=a b",
+        ),
         ("lists", "ro\nthreads=64,nosuid\nremount"),
         ("bad", "threads=0,frob,=,threads=99999999999999999999"),
     ] {
