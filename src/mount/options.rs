@@ -92,30 +92,14 @@ impl MountOptions {
     }
 
     fn apply(&mut self, option: &str) -> Result<(), OptionError> {
+        if let Some(flag) = self.flag(option) {
+            *flag = true;
+            return Ok(());
+        }
         let kernel = match option {
             "ro" | "rw" => {
                 self.read_only = option == "ro";
                 if self.read_only { MountOption::RO } else { MountOption::RW }
-            }
-            "allow_other" => {
-                self.allow_other = true;
-                return Ok(());
-            }
-            "default_permissions" => {
-                self.default_permissions = true;
-                return Ok(());
-            }
-            "writeback" => {
-                self.writeback = true;
-                return Ok(());
-            }
-            "low_latency" => {
-                self.low_latency = true;
-                return Ok(());
-            }
-            "nonempty" => {
-                self.nonempty = true;
-                return Ok(());
             }
             "dev" => MountOption::Dev,
             "nodev" => MountOption::NoDev,
@@ -135,6 +119,18 @@ impl MountOptions {
         self.kernel.retain(|other| !excludes(&kernel, other));
         self.kernel.push(kernel);
         Ok(())
+    }
+
+    /// What an option that stands for itself sets.
+    fn flag(&mut self, option: &str) -> Option<&mut bool> {
+        match option {
+            "allow_other" => Some(&mut self.allow_other),
+            "default_permissions" => Some(&mut self.default_permissions),
+            "low_latency" => Some(&mut self.low_latency),
+            "nonempty" => Some(&mut self.nonempty),
+            "writeback" => Some(&mut self.writeback),
+            _ => None,
+        }
     }
 
     fn apply_value(&mut self, option: &str) -> Result<(), OptionError> {
